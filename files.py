@@ -1,0 +1,71 @@
+"""Files that are whole or absent, checkpoints that are what they claim to be, and errors that are one line."""
+
+import errno
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Iterator
+
+import torch
+
+
+class UserError(Exception):
+    """Something the user can mend. Scripts print it as one line, `error: what is wrong, what to do`, and exit with 2."""
+
+
+def write_error(path: Path, error: Exception) -> UserError:
+    """What to tell the user when `path` cannot be written."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(f"no space left to write {path}, free some and run again with --resume")
+    return UserError(f"cannot write {path} ({error}), choose another folder with --out")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open `path` for writing under a temporary name; it takes its own name when complete and is removed on failure."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    with atomic(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def save_checkpoint(path: Path, **parts: object) -> None:
+    """Write `parts` (weights, config, lineage, …) with `torch.save`, atomically."""
+    with atomic(path) as file:
+        try:
+            torch.save(parts, file)
+        except RuntimeError as error:           # torch reports a failed write of its archive so
+            raise write_error(path, error.__context__ or error) from error
+
+
+def checkpoint_path(run: Path) -> Path:
+    """The checkpoint of a run's folder; a checkpoint may be named itself."""
+    return run if run.suffix == ".pt" else run / "ckpt.pt"
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read what `save_checkpoint` wrote, onto the CPU, memory-mapped; raises UserError if it is not that."""
+    if not path.exists():
+        hint = ", its stage has not finished: run it with --resume" if path.with_name("log.jsonl").exists() else ""
+        raise UserError(f"no checkpoint {path}{hint or ', run the stage before this one or name another with --init'}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UserError(f"{path} is truncated or not a checkpoint ({type(error).__name__}), "
+                        "run its stage again with --overwrite") from error
+    if not isinstance(checkpoint, dict) or not {"model", "config", "lineage"} <= checkpoint.keys():
+        raise UserError(f"{path} is a checkpoint of another program, name one that these scripts wrote")
+    return checkpoint
