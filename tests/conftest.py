@@ -1,0 +1,67 @@
+"""Stages run in the test's own process, in an empty folder, on small corpora written here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# A model and budgets at which a stage takes about a second.
+SMALL = {
+    "pretrain": "--pre pre.jsonl --post post.jsonl --tokens 8k --post-tokens 4k --layers 2 --width 32 --mlp 48 --heads 2 "
+                "--kv-heads 1 --context 32 --batch 8 --warmup 5 --save-every 5",
+    "posttrain": "--max-tokens 8k --batch 8 --eval-every 5 --save-every 5 --warmup 5",
+    "finetune": "--ft ft.jsonl --tokens 4k --batch 8 --save-every 5",
+}
+WORDS = {"pre": "the a river house sees crosses builds old small green".split(),
+         "post": "A2 B2 c2 d2 e2 f2 | |: :| G4".split(),
+         "ft": "H2O CO2 NaCl + → 2 4 mol acid salt".split()}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty current folder with three small corpora: pre.jsonl, post.jsonl, ft.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name, words in WORDS.items():
+        random = Random(name)
+        documents = (" ".join(random.choice(words) for _ in range(40)) for _ in range(150))
+        Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return tmp_path
+
+
+@pytest.fixture
+def stage(folder, monkeypatch, capsys):
+    """`stage("pretrain", "--lam 1")` runs that script with small settings; returns its exit status and output."""
+    import importlib
+
+    from cli import launch
+
+    def run(name: str, flags: str = "", settings: str | None = None) -> SimpleNamespace:
+        words = (SMALL.get(name, "") if settings is None else settings).split() + flags.split()
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+        capsys.readouterr()
+        try:
+            launch(importlib.import_module(name).main)
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return SimpleNamespace(status=status, out=printed.out, err=printed.err)
+    return run
+
+
+@pytest.fixture
+def start(folder):
+    """The same in a process of its own, for what only a process can do: be killed, or be one of several."""
+    def popen(name: str, flags: str = "", launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen:
+        return subprocess.Popen([*launcher, str(ROOT / f"{name}.py"), *SMALL[name].split(), *flags.split()],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return popen
