@@ -9,8 +9,11 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)                 # threads only get in the way of models this small
 
 # A model and budgets at which a stage takes about a second.
 SMALL = {

@@ -1,0 +1,173 @@
+"""Held-out losses of finished runs: tables of every stage, JSON, and samples.
+
+    python evaluate.py out/finetune
+    python evaluate.py out/*/ --json
+    python evaluate.py out/posttrain --sample 3 --prompt "X:1"
+"""
+
+import argparse
+import json
+import math
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import tiktoken
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cli import Parser, add_device_flags, count, launch, pick_device, positive, rate
+from data import corpus_of, end_of_text, tokenizer_of
+from files import checkpoint_path, load_checkpoint
+from model import GPT, load_model
+
+MEANING = {
+    "L_im": "immediate post-training loss, L(θ_post; D_post)",
+    "L_ret": "retained post-training loss, L(θ_ft; D_post)",
+    "L_ft": "downstream fine-tuning loss, L(θ_ft; D_ft)",
+    "L_pre": "pretraining loss, L(θ; D_pre); after Stage 3: retained",
+    "L_post": "L(θ_pre; D_post)",
+}
+LOSSES_OF = {     # stage → the losses measured on its checkpoint, and the corpus of each
+    "pretrain": {"L_pre": "pre", "L_post": "post"},
+    "posttrain": {"L_im": "post", "L_pre": "pre"},
+    "finetune": {"L_ret": "post", "L_ft": "ft", "L_pre": "pre"},
+}
+EVALUATION_BATCH = 32        # sequences; fixed, so that a loss does not depend on the batch trained with
+
+
+class Loss(NamedTuple):
+    """A mean cross-entropy in nats per token and its standard error over sequences."""
+    mean: float
+    se: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.se:.3f}"
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
+    """bfloat16 mixed precision where `dtype` asks for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+@torch.no_grad()
+def held_out_loss(model: GPT, sequences: Tensor, dtype: str) -> Loss:
+    """The model's loss on `sequences`, int64 (n, context + 1), shared out among the ranks where there are several."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device, was_training = model.embed_tokens.weight.device, model.training
+    model.eval()
+    losses = torch.zeros(len(sequences), dtype=torch.float64)
+    for first in range(rank * EVALUATION_BATCH, len(sequences), world * EVALUATION_BATCH):
+        some = sequences[first:first + EVALUATION_BATCH].to(device)
+        with autocast(device, dtype):
+            token_losses = model(some[:, :-1], some[:, 1:])
+        losses[first:first + EVALUATION_BATCH] = token_losses.mean(dim=1).double().cpu()
+    model.train(was_training)
+    if world > 1:
+        dist.all_reduce(losses)                     # every sequence is 0 on all ranks but one: exact
+    se = losses.std() / math.sqrt(len(losses)) if len(losses) > 1 else torch.tensor(math.nan)
+    return Loss(losses.mean().item(), se.item())
+
+
+def bytes_per_token(sequences: Tensor, tokenizer: tiktoken.Encoding) -> float:
+    """Bytes of text for each of the tokens predicted in `sequences`, (n, context + 1)."""
+    targets = sequences[:, 1:].flatten()
+    text = tokenizer.decode_bytes(targets[targets != end_of_text(tokenizer)].tolist())
+    return len(text) / len(targets)
+
+
+def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
+    """What is known of a run, its own losses measured anew: run, preset, tokenizer, parameters, lineage, losses.
+
+    Each of `losses` has mean and se in nats per token, and bits_per_byte, which compares across tokenizers.
+    """
+    checkpoint = load_checkpoint(checkpoint_path(path))
+    lineage, model = checkpoint["lineage"], load_model(checkpoint).to(device)
+    tokenizer = tokenizer_of(lineage)
+    losses = {name: loss for entry in lineage for name, loss in entry["losses"].items() if name == "L_im"}
+    for name, role in LOSSES_OF[lineage[-1]["stage"]].items():
+        sequences = corpus_of(lineage, role).held_out_sequences(model.config.context)
+        loss = held_out_loss(model, sequences, dtype)
+        bits = loss.mean / math.log(2) / bytes_per_token(sequences, tokenizer)
+        losses[name] = loss._asdict() | {"bits_per_byte": bits}
+    return {"run": str(path), "preset": lineage[0]["args"]["preset"], "tokenizer": lineage[0]["tokenizer"],
+            "parameters": model.parameter_count(), "losses": losses, "lineage": lineage}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be, the first flush left."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = [[cell.rjust(width) for cell, width in zip(row, widths)] for row in (header, *rows)]
+    for line, row in zip(lines, (header, *rows)):
+        line[0] = row[0].ljust(widths[0])
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def shown(losses: dict[str, dict], name: str) -> str:
+    return str(Loss(losses[name]["mean"], losses[name]["se"])) if name in losses else "–"
+
+
+def print_runs(runs: list[dict]) -> None:
+    """The four losses of every run, then the stages of each."""
+    names = [name for name in MEANING if any(name in run["losses"] for run in runs)]
+    print(table(["nats per token", "λ", *names],
+                [[run["run"], f"{run['lineage'][0]['lam']:.3g}", *(shown(run["losses"], name) for name in names)]
+                 for run in runs]))
+    if len({run["tokenizer"] for run in runs}) > 1:
+        print("\n" + table(["bits per byte", *names],
+                           [[run["run"], *(f"{run['losses'].get(name, {}).get('bits_per_byte', math.nan):.3f}"
+                                           for name in names)] for run in runs]))
+    for run in runs:
+        rows = []
+        for entry in run["lineage"]:
+            by_role = {role: shown(entry["losses"], name) for name, role in LOSSES_OF[entry["stage"]].items()}
+            tokens = " + ".join(f"{count:,} {role}" for role, count in entry["tokens"].items() if count)
+            rows.append([entry["stage"], f"{entry['steps']:,}", tokens or "–",
+                         *(by_role.get(role, "–") for role in ("pre", "post", "ft"))])
+        corpora = ", ".join(f"D_{role} = {record['source']}" for entry in run["lineage"]
+                            for role, record in entry["corpora"].items())
+        print(f"\n{run['run']}: {run['preset']}, {run['parameters']:,} parameters; {corpora}")
+        print(table(["stage", "steps", "tokens", "loss on D_pre", "D_post", "D_ft"], rows))
+
+
+def print_samples(path: Path, args: argparse.Namespace, device: torch.device) -> None:
+    """Continuations of the prompt, sampled one after another from the generator seeded with --seed."""
+    checkpoint = load_checkpoint(checkpoint_path(path))
+    model, tokenizer = load_model(checkpoint).to(device).eval(), tokenizer_of(checkpoint["lineage"])
+    end = end_of_text(tokenizer)
+    prompt = torch.tensor([[end, *tokenizer.encode_ordinary(args.prompt)]], device=device)
+    generator = torch.Generator(device).manual_seed(args.seed)
+    for number in range(1, args.sample + 1):
+        with autocast(device, args.dtype):
+            tokens = model.generate(prompt, args.length, args.temperature, generator)[0, 1:].tolist()
+        tokens = tokens[:tokens.index(end)] if end in tokens else tokens
+        print(f"--- {path}, sample {number}\n{tokenizer.decode(tokens)}\n")
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished stage")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.flag("sample", positive, "print N continuations of --prompt instead", metavar="N")
+    parser.flag("prompt", str, "what the samples continue [the start of a document]", metavar="TEXT", default="")
+    parser.flag("length", positive, "of a sample, in tokens [300]", default=300)
+    parser.flag("temperature", rate, "of sampling [0.8]", default=0.8)
+    parser.flag("seed", count, "of the samples [0]", default=0)
+    add_device_flags(parser)
+    args = parser.parse_args()
+    device, args.dtype = pick_device(args.device, args.dtype)
+
+    if args.sample:
+        for path in args.runs:
+            print_samples(path, args, device)
+        return
+    runs = [evaluate_run(path, device, args.dtype) for path in args.runs]
+    if args.json:
+        print(json.dumps(runs, indent=1))
+    else:
+        print_runs(runs)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,85 @@
+"""Stage 1: pretrain on D_pre with a little of D_post mixed in (Section 3) → θ_pre.
+
+λ is the fraction of D_post that Stage 1 sees, α its share of the tokens: α = λ|D_post| / (|D_pre| + λ|D_post|).
+D_pre's budget is fixed; what is mixed in comes on top, at evenly spaced places. λ = 0 is the unmixed baseline.
+
+    python pretrain.py --mix 0.05              the embedded corpora and a small model: two minutes on a CPU
+    python pretrain.py --lam 1 --seed 1 --out out/lam1-seed1
+    torchrun --standalone --nproc_per_node=8 pretrain.py --preset 135m --lam 1
+"""
+
+import torch
+
+from cli import CORPUS_HELP, Parser, add_stage_flags, launch, positive, rate, share
+from data import fingerprint, interleave, load_tokenizer, open_corpus
+from model import GPT, PRESETS, SIZES, configure
+from trainer import Trainer
+
+DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
+    "pre": ("web", "c4", "c4"),
+    "post": ("music", "musicpile", "musicpile"),
+    "tokenizer": ("bytes", "gpt2*", "gpt2*"),
+    "tokens": ("1.5M", "8.7B", "19.7B"),
+    "post-tokens": ("150k", "300M", "300M*"),
+    "batch": ("32", "512*", "512"),
+    "lr": ("3e-3", "5e-4*", "5e-4"),
+    "min-lr": ("3e-4", "5e-5*", "5e-5"),
+    "warmup": ("20", "1000*", "1000"),
+    "weight-decay": ("0.1", "0.1*", "0.1*"),
+    "eval-every": ("100", "1000*", "1000"),
+    "save-every": ("100", "1000*", "1000"),
+    "seed": ("42", "42*", "42"),
+}
+
+
+def parse(argv=None):
+    parser = Parser(__doc__, DEFAULTS)
+    parser.add_argument("--preset", choices=PRESETS, default="toy", help="model, corpora, budget and optimizer [toy]")
+    parser.flag("pre", str, f"D_pre: {CORPUS_HELP}", metavar="CORPUS")
+    parser.flag("post", str, "D_post, likewise", metavar="CORPUS")
+    parser.flag("text-field", str, "their text field, several as A+B [found by itself]", metavar="F")
+    parser.flag("tokenizer", str, "bytes, gpt2 or the path of a .tiktoken file", metavar="T")
+    parser.flag("tokens", positive, "tokens of D_pre to train on")
+    parser.flag("post-tokens", positive, "size of D_post in tokens, chosen all over its corpus")
+    mixing = parser.add_mutually_exclusive_group()
+    mixing.add_argument("--lam", type=rate, metavar="L", help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
+    mixing.add_argument("--mix", type=share, metavar="A", help="α: the same as a share of all Stage-1 tokens, 0 ≤ A < 1")
+    for name in SIZES:
+        sizes = ", ".join(f"{preset} {PRESETS[preset][name]}" for preset in PRESETS)
+        parser.flag(name.replace("_", "-"), positive, f"of the model [{sizes}]")
+    add_stage_flags(parser, out="out/pretrain")
+    return parser.parse(argv)
+
+
+def main():
+    args = parse()
+    run = Trainer("pretrain", args)
+    tokenizer = load_tokenizer(args.tokenizer)
+    with run.rank_zero_first():
+        pre = open_corpus(args.pre, tokenizer, args.text_field, limit=args.tokens)
+        post = open_corpus(args.post, tokenizer, args.text_field, limit=args.post_tokens)
+
+    config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
+    context = config.context
+    pre_windows = pre.windows(context, args.batch, args.seed, stage=1)
+    post_windows = post.windows(context, args.batch, args.seed, stage=1, limit=args.post_tokens)
+    n_pre = args.tokens // context                              # sequences
+    n_post = round(n_pre * args.mix / (1 - args.mix) if args.mix else (args.lam or 0) * len(post_windows))
+    stream = interleave(pre_windows, post_windows, args.batch, major_length=n_pre, minor_length=n_post)
+    lam, alpha = n_post / len(post_windows), n_post / stream.length
+    run.say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
+            f"{n_post * context:,} of D_post ({args.post})")
+
+    torch.manual_seed(args.seed)
+    run.begin(GPT(config), stream)
+    for step in run.steps():
+        run.train_step()
+        if run.due(args.eval_every):
+            run.log(run.evaluate(L_pre=pre, L_post=post))
+
+    run.finish(run.evaluate(L_pre=pre, L_post=post), corpora={"pre": pre, "post": post}, lam=lam, alpha=alpha,
+               tokenizer=fingerprint(tokenizer))
+
+
+if __name__ == "__main__":
+    launch(main)
