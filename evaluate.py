@@ -8,6 +8,7 @@
 import argparse
 import json
 import math
+import statistics
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +27,8 @@ MEANING = {
     "L_im": "immediate post-training loss, L(θ_post; D_post)",
     "L_ret": "retained post-training loss, L(θ_ft; D_post)",
     "L_ft": "downstream fine-tuning loss, L(θ_ft; D_ft)",
-    "L_pre": "pretraining loss, L(θ; D_pre); after Stage 3: retained",
-    "L_post": "L(θ_pre; D_post)",
+    "L_pre": "loss on D_pre; after Stage 3 the retained pretraining loss, L(θ_ft; D_pre)",
+    "L_post": "loss on D_post, L(θ_pre; D_post)",
 }
 LOSSES_OF = {     # stage → the losses measured on its checkpoint, and the corpus of each
     "pretrain": {"L_pre": "pre", "L_post": "post"},
@@ -108,12 +109,25 @@ def shown(losses: dict[str, dict], name: str) -> str:
     return str(Loss(losses[name]["mean"], losses[name]["se"])) if name in losses else "–"
 
 
+def over_seeds(runs: list[dict], name: str) -> str:
+    """Mean and sample standard deviation of a loss over runs."""
+    means = [run["losses"][name]["mean"] for run in runs if name in run["losses"]]
+    return str(Loss(statistics.mean(means), statistics.stdev(means))) if len(means) > 1 else "–"
+
+
 def print_runs(runs: list[dict]) -> None:
     """The four losses of every run, then the stages of each."""
     names = [name for name in MEANING if any(name in run["losses"] for run in runs)]
     print(table(["nats per token", "λ", *names],
                 [[run["run"], f"{run['lineage'][0]['lam']:.3g}", *(shown(run["losses"], name) for name in names)]
                  for run in runs]))
+    seeds = {}                                            # runs that differ in their seeds alone
+    for run in runs:
+        seeds.setdefault(str([entry["args"] | {"seed": None} for entry in run["lineage"]]), []).append(run)
+    rows = [[f"{same[0]['run']} and {len(same) - 1} like it", f"{same[0]['lineage'][0]['lam']:.3g}",
+             *(over_seeds(same, name) for name in names)] for same in seeds.values() if len(same) > 1]
+    if rows:
+        print("\n" + table(["mean ± standard deviation over seeds", "λ", *names], rows))
     if len({run["tokenizer"] for run in runs}) > 1:
         print("\n" + table(["bits per byte", *names],
                            [[run["run"], *(f"{run['losses'].get(name, {}).get('bits_per_byte', math.nan):.3f}"

@@ -16,8 +16,8 @@ DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
     "tokens": ("200k", "200M", "200M"),
     "replay": ("0", "0", "0"),
     "batch": ("32", "480*", "512*"),
-    "lr": ("1e-3", "5e-5", "5e-5*"),
-    "min-lr": ("1e-4", "5e-6*", "5e-6*"),
+    "lr": ("3e-4", "5e-5", "5e-5*"),
+    "min-lr": ("3e-5", "5e-6*", "5e-6*"),
     "warmup": ("5", "20*", "20*"),
     "weight-decay": ("0.1", "0.1*", "0.1*"),
     "eval-every": ("50", "100*", "100*"),
@@ -49,7 +49,7 @@ def main():
                         major_length=args.tokens // context, share=args.replay)
 
     run.begin(model, stream)
-    for step in run.steps():
+    for _ in run.steps():
         run.train_step()
         if run.due(args.eval_every):
             run.log(run.evaluate(L_ret=post, L_ft=ft))

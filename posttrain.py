@@ -19,16 +19,16 @@ from model import add_lora, merged, set_dropout
 from trainer import Trainer, parse_and_take_up
 
 DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
-    "max-tokens": ("1.8M", "2B", "2B"),
+    "max-tokens": ("2.5M", "2B", "2B"),
     "patience": ("3", "3*", "3"),
     "replay": ("0", "0", "0"),
     "dropout": ("0", "0", "0"),
     "batch": ("32", "480*", "512"),
-    "lr": ("1e-3", "5e-4*", "5e-5*"),
-    "min-lr": ("1e-4", "5e-5", "5e-5"),
+    "lr": ("5e-4", "5e-4*", "5e-5*"),
+    "min-lr": ("5e-5", "5e-5", "5e-5"),
     "warmup": ("20", "500", "100"),
     "weight-decay": ("0.1", "0.1", "0.1"),
-    "eval-every": ("50", "100*", "100"),
+    "eval-every": ("75", "100*", "100"),
     "save-every": ("100", "500*", "500*"),
     "seed": ("42", "40*", "40"),
 }
@@ -56,7 +56,7 @@ def main():
 
     windows = post.windows(context, args.batch, args.seed, stage=2, limit=pretraining["args"]["post_tokens"])
     budget = args.max_tokens // context                         # sequences of D_post
-    if args.compute_matched:
+    if args.compute_matched:                                    # Figure 3b: what Stage 1 left, whatever the loss does
         in_stage_1 = replace(windows, seed=pretraining["args"]["seed"], stage=1).permutation(0)
         seen = in_stage_1[:pretraining["tokens"]["post"] // context]
         windows = replace(windows, chosen=np.setdiff1d(windows.chosen, seen))
@@ -69,14 +69,15 @@ def main():
     if args.lora:
         add_lora(model)
     run.begin(model, stream)
-    for step in run.steps():
+    early_stop = not args.compute_matched
+    for _ in run.steps():
         run.train_step()
-        if (run.due(args.eval_every) or step + 1 == stream.steps) and not args.compute_matched:
+        if early_stop and (run.due(args.eval_every) or run.step == stream.steps):
             losses = run.evaluate(L_im=post)
             run.log(losses)
             if run.keep_best(losses["L_im"]) >= args.patience:
                 break
-    if not args.compute_matched:
+    if early_stop:
         run.restore_best()
     if args.lora:
         run.model = merged(run.model)

@@ -26,7 +26,7 @@ DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
     "min-lr": ("3e-4", "5e-5*", "5e-5"),
     "warmup": ("20", "1000*", "1000"),
     "weight-decay": ("0.1", "0.1*", "0.1*"),
-    "eval-every": ("100", "1000*", "1000"),
+    "eval-every": ("200", "1000*", "1000"),
     "save-every": ("100", "1000*", "1000"),
     "seed": ("42", "42*", "42"),
 }
@@ -42,7 +42,8 @@ def parse(argv=None):
     parser.flag("tokens", positive, "tokens of D_pre to train on")
     parser.flag("post-tokens", positive, "size of D_post in tokens, chosen all over its corpus")
     mixing = parser.add_mutually_exclusive_group()
-    mixing.add_argument("--lam", type=rate, metavar="L", help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
+    mixing.add_argument("--lam", type=rate, metavar="L", default=0.0,
+                        help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
     mixing.add_argument("--mix", type=share, metavar="A", help="α: the same as a share of all Stage-1 tokens, 0 ≤ A < 1")
     for name in SIZES:
         sizes = ", ".join(f"{preset} {PRESETS[preset][name]}" for preset in PRESETS)
@@ -64,7 +65,7 @@ def main():
     pre_windows = pre.windows(context, args.batch, args.seed, stage=1)
     post_windows = post.windows(context, args.batch, args.seed, stage=1, limit=args.post_tokens)
     n_pre = args.tokens // context                              # sequences
-    n_post = round(n_pre * args.mix / (1 - args.mix) if args.mix else (args.lam or 0) * len(post_windows))
+    n_post = round(args.lam * len(post_windows) if args.mix is None else n_pre * args.mix / (1 - args.mix))
     stream = interleave(pre_windows, post_windows, args.batch, major_length=n_pre, minor_length=n_post)
     lam, alpha = n_post / len(post_windows), n_post / stream.length
     run.say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
@@ -72,7 +73,7 @@ def main():
 
     torch.manual_seed(args.seed)
     run.begin(GPT(config), stream)
-    for step in run.steps():
+    for _ in run.steps():
         run.train_step()
         if run.due(args.eval_every):
             run.log(run.evaluate(L_pre=pre, L_post=post))

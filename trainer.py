@@ -211,11 +211,9 @@ class Trainer:
         try:
             while self.step < self.stream.steps:
                 yield self.step
-                self.step += 1
-                self.bar.update()
                 stop = self._any_rank_signalled()
-                saving = stop or self.step % self.args.save_every == 0
-                if saving or self.step % LOG_EVERY == 0 or self.step == self.stream.steps:
+                saving = stop or self.due(self.args.save_every)
+                if saving or self.due(LOG_EVERY) or self.step == self.stream.steps:
                     self._log_training()
                 if saving:
                     self.save()
@@ -238,8 +236,8 @@ class Trainer:
         return int(number)
 
     def due(self, every: int) -> bool:
-        """Whether something done every so many steps is done after the step that the loop is at."""
-        return (self.step + 1) % every == 0
+        """Whether what is done every so many steps is to be done now."""
+        return self.step % every == 0
 
     def train_step(self) -> None:
         """One AdamW update on the step's batch: the mean loss over all its tokens, whatever the ranks and micro-batches."""
@@ -261,8 +259,10 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.history.append(torch.stack((loss, gradient_norm)))
-        if step + 1 < self.stream.steps:
-            self._batch(step + 1)                    # while the device is still busy
+        self.step += 1
+        self.bar.update()
+        if self.step < self.stream.steps:
+            self._batch(self.step)                   # while the device is still busy
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """This rank's inputs and targets on the device, read ahead if asked for before."""
@@ -298,7 +298,7 @@ class Trainer:
         """Keep the weights if `loss` is the lowest so far; returns the number of evaluations since the lowest."""
         if self.best is None or loss.mean < self.best["loss"]:
             weights = {name: weight.detach().to("cpu", copy=True) for name, weight in self.model.state_dict().items()}
-            self.best = {"loss": loss.mean, "step": self.step + 1, "since": -1, "model": weights}
+            self.best = {"loss": loss.mean, "step": self.step, "since": -1, "model": weights}
         self.best["since"] += 1
         return self.best["since"]
 
@@ -317,14 +317,14 @@ class Trainer:
             print(text, flush=True)
 
     def log(self, losses: dict[str, Loss]) -> None:
-        """Note held-out losses after the step that the loop is at."""
-        self._note({"step": self.step + 1} | {name: loss.mean for name, loss in losses.items()})
+        """Note held-out losses."""
+        self._note({"step": self.step} | {name: loss.mean for name, loss in losses.items()})
         if self.rank == 0:
             shown = "  ".join(f"{name} {loss.mean:.3f}" for name, loss in losses.items())
-            self.bar.write(f"{self._progress(self.step + 1)}  {shown}", file=sys.stdout)
+            self.bar.write(f"{self._progress()}  {shown}", file=sys.stdout)
 
-    def _progress(self, step: int) -> str:
-        return f"{self.stage} step {step:,}/{self.stream.steps:,}"
+    def _progress(self) -> str:
+        return f"{self.stage} step {self.step:,}/{self.stream.steps:,}"
 
     def _log_training(self) -> None:
         """Note the mean training loss since the last such note; ends the run if a loss was not finite."""
@@ -350,7 +350,7 @@ class Trainer:
             if self.rank == 0 and self.bar.disable and now - self.shown > 5:          # not a terminal: plain lines
                 self.shown = now
                 left = timedelta(seconds=round(seconds / steps * (self.stream.steps - self.step)))
-                print(f"{self._progress(self.step)}  loss {loss:.3f}  {speed:,.0f} tokens/s  {left} left", flush=True)
+                print(f"{self._progress()}  loss {loss:.3f}  {speed:,.0f} tokens/s  {left} left", flush=True)
 
     def _last_good(self) -> str:
         last = self.args.out / "last.pt"

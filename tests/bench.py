@@ -66,8 +66,8 @@ def measure_step(shape: str, args: Namespace, folder: Path) -> tuple[float, floa
     run = Trainer("pretrain", run_args)
     model = GPT(config)
     run.begin(model, interleave(windows, None, run_args.batch, major_length=sequences))
-    for step in run.steps():
-        if step == 2:
+    for _ in run.steps():
+        if run.step == 2:
             synchronize(run.device)
             started = time.perf_counter()
         run.train_step()

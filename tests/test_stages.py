@@ -94,6 +94,7 @@ def test_early_stopping_keeps_the_best_weights(stage, monkeypatch):
     losses = [line["L_im"] for line in losses if "L_im" in line]
     best = losses.index(min(losses))
     assert len(losses) == best + 3 < 46, run.out                                # two evaluations without a better one
+    assert report("posttrain")["tokens"]["post"] == len(losses) * 5 * 8 * 32    # all that was trained on, 5 steps each
     assert report("posttrain")["losses"]["L_im"]["mean"] == pytest.approx(min(losses))
 
 
@@ -205,18 +206,18 @@ def wait_for(path: Path, process) -> None:
 
 @pytest.mark.parametrize("number, status", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_killed_and_resumed(start, stage, number, status):
-    settings = "--lam 1 --tokens 100k --save-every 10"
+    settings = "--lam 1 --tokens 40k --save-every 20"
     process = start("pretrain", settings)
     wait_for(Path("out/pretrain/last.pt"), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert process.returncode == status
     assert not Path("out/pretrain/ckpt.pt").exists() and not list(Path("out/pretrain").glob("*.tmp"))
     saved = load_checkpoint(Path("out/pretrain/last.pt"))["step"]
     if number != signal.SIGKILL:
         assert f"saved at step {saved}, continue with --resume" in out and err == ""
-    assert start("pretrain", settings + " --resume").wait(60) == 0
-    assert start("pretrain", settings + " --out out/whole").wait(60) == 0
+    assert stage("pretrain", settings + " --resume").status == 0
+    assert stage("pretrain", settings + " --out out/whole").status == 0
     assert_same(weights("pretrain"), weights("whole"))
 
 
@@ -225,9 +226,9 @@ def test_killed_and_resumed(start, stage, number, status):
 def test_two_ranks_train_on_the_same_sequences(start, stage):
     """20 steps, the last one short; replay so that both corpora are there; held-out losses sharded over ranks."""
     settings = "--lam 1 --tokens 3808 --batch 12 --micro-batch 3"
-    assert start("pretrain", settings + " --out out/one").wait(60) == 0
+    assert start("pretrain", settings + " --out out/one").wait() == 0
     pair = start("pretrain", settings + " --out out/two", launcher=TORCHRUN)
-    out, err = pair.communicate(timeout=120)
+    out, err = pair.communicate()
     assert pair.returncode == 0, err
     assert out.count("pretrain finished") == 1
     one, two = report("one"), report("two")
