@@ -95,7 +95,7 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     """The flags that all stages take; `init` is where those after the first find the stage before them."""
     flag = parser.flag
     flag("batch", positive, "sequences a step, over all ranks and accumulation")
-    flag("micro-batch", positive, "sequences a forward pass on one rank [toy all, else the largest divisor up to 16]")
+    flag("micro-batch", positive, "sequences a forward pass on one rank [toy all, else the largest divisor up to 8]")
     flag("lr", rate, "peak learning rate")
     flag("min-lr", rate, "learning rate at the end of the cosine; a lower peak stays flat")
     flag("warmup", count, "steps of linear warm-up")

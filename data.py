@@ -1,8 +1,8 @@
 """Corpora → token files → deterministic streams.
 
-A corpus is read one document at a time, split by document hash into a training and a held-out part, tokenized in parallel
-and written once as two flat files. Training reads fixed windows of them in a seeded order. Mixing post-training data into
-Stage 1 and replaying pretraining data in Stage 2 are the same function: `interleave`.
+A corpus is read one document at a time, split by document hash into a training and a held-out part, tokenized in
+parallel and written once as two flat files. Training reads fixed windows of them in a seeded order. Mixing D_post into
+Stage 1 and replaying D_pre in Stage 2 are the same function: `interleave`.
 """
 
 import hashlib
@@ -70,7 +70,8 @@ def local_files(source: str) -> list[Path]:
     readers = {reader(path) for path in files}
     if len(readers) != 1 or None in readers:
         found = "files of several kinds" if len(readers) > 1 else "nothing"
-        raise UserError(f"{source} holds {found} to read, give {', '.join(READERS)} (also .gz, .zst), one kind a folder")
+        raise UserError(f"{source} holds {found} to read, give {', '.join(READERS)} (also .gz, .zst), "
+                        "one kind a folder")
     return files
 
 
@@ -228,8 +229,8 @@ def open_corpus(source: str, tokenizer: tiktoken.Encoding, text_field: str | Non
                 checksum: str | None = None, folder: Path = Path("out/tokens")) -> Corpus:
     """The token files of a corpus, prepared first if need be.
 
-    `limit` (tokens) bounds what is read of a hub corpus; others are always prepared whole. Raises UserError if the corpus
-    is empty or unreadable, or if a given `checksum` says that it is no longer the one that a checkpoint was trained on.
+    `limit` (tokens) bounds what is read of a hub corpus; others are always prepared whole. Raises UserError if the
+    corpus is empty or unreadable, or no longer the one that a checkpoint was trained on, whose `checksum` is given.
     """
     hub = hub_corpus(source)
     limit = limit if hub else None
@@ -243,7 +244,7 @@ def open_corpus(source: str, tokenizer: tiktoken.Encoding, text_field: str | Non
         prepare(source, tokenizer, text_field, limit, home)
     meta = json.loads((home / "meta.json").read_text())
     if checksum not in (None, meta["checksum"]):
-        raise UserError(f"{source} has changed since the first stage read it, restore it or start again from pretrain.py")
+        raise UserError(f"{source} has changed since an earlier stage read it, restore it or start from pretrain.py")
     train, held_out = (np.memmap(home / f"{part}.bin", dtype=meta["dtype"], mode="r") for part in ("train", "held_out"))
     return Corpus(train, held_out, {key: meta[key] for key in ("source", "text_field", "limit", "checksum")})
 
@@ -346,7 +347,7 @@ class Windows:
 class Stream:
     """Training sequences of one stage, a pure function of the step: nothing to save, nothing to restore.
 
-    Slot s holds the next minor sequence where s · share passes a whole number (rounded), else the next major one. So the
+    Slot s holds the next minor sequence where s · share + ½ passes a whole number, else the next major one. So the
     minor corpus is spread evenly, and the order of either corpus does not depend on the share.
     """
     major: Windows
@@ -380,7 +381,7 @@ class Stream:
         return min(self.batch_size, self.length - step * self.batch_size)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a rank's slice, each int64 (batch_size / world, context); -1 targets fill a short step."""
+        """Inputs and targets of a rank's slice, int64 (batch_size / world, context); a short step ends in targets -1."""
         share = self.batch_size // world
         first = step * self.batch_size + rank * share
         rows = torch.full((share, self.major.context + 1), -1)

@@ -35,7 +35,7 @@ LOSSES_OF = {     # stage → the losses measured on its checkpoint, and the cor
     "posttrain": {"L_im": "post", "L_pre": "pre"},
     "finetune": {"L_ret": "post", "L_ft": "ft", "L_pre": "pre"},
 }
-EVALUATION_BATCH = 32        # sequences; fixed, so that a loss does not depend on the batch trained with
+EVALUATION_TOKENS = 8192     # a forward pass; fixed, so that a loss does not depend on the batch trained with
 
 
 class Loss(NamedTuple):
@@ -57,13 +57,14 @@ def held_out_loss(model: GPT, sequences: Tensor, dtype: str) -> Loss:
     """The model's loss on `sequences`, int64 (n, context + 1), shared out among the ranks where there are several."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device, was_training = model.embed_tokens.weight.device, model.training
+    size = max(1, EVALUATION_TOKENS // model.config.context)
     model.eval()
     losses = torch.zeros(len(sequences), dtype=torch.float64)
-    for first in range(rank * EVALUATION_BATCH, len(sequences), world * EVALUATION_BATCH):
-        some = sequences[first:first + EVALUATION_BATCH].to(device)
+    for first in range(rank * size, len(sequences), world * size):
+        some = sequences[first:first + size].to(device)
         with autocast(device, dtype):
             token_losses = model(some[:, :-1], some[:, 1:])
-        losses[first:first + EVALUATION_BATCH] = token_losses.mean(dim=1).double().cpu()
+        losses[first:first + size] = token_losses.mean(dim=1).double().cpu()
     model.train(was_training)
     if world > 1:
         dist.all_reduce(losses)                     # every sequence is 0 on all ranks but one: exact

@@ -11,7 +11,7 @@ import torch
 
 
 class UserError(Exception):
-    """Something the user can mend. Scripts print it as one line, `error: what is wrong, what to do`, and exit with 2."""
+    """Something the user can mend: scripts print one line, `error: what is wrong, what to do`, and exit with 2."""
 
 
 def write_error(path: Path, error: Exception) -> UserError:

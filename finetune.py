@@ -1,7 +1,7 @@
 """Stage 3: fine-tune θ_post on D_ft for a fixed budget, all weights, no interventions (Section 3) → θ_ft.
 
-What somebody else does with the model later. It ends by measuring what is left: the retained post-training loss L_ret, beside
-L_im from before, the downstream loss L_ft and the retained pretraining loss L_pre.
+What somebody else does with the model later. It ends by measuring what is left: the retained post-training loss L_ret
+beside L_im from before, the downstream loss L_ft and the retained pretraining loss L_pre.
 
     python finetune.py                                          takes up out/posttrain
     python finetune.py --lr 1e-3 --ft my/texts.jsonl --out out/finetune-1e-3

@@ -57,7 +57,7 @@ def configure(preset: str, vocab_size: int, sizes: dict[str, int | None] = {}) -
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotary positions (Su et al. 2021) in Llama's layout: dimension i turns together with dimension i + head_size/2."""
+    """Rotary positions (Su et al. 2021) in Llama's layout: dimensions i and i + head_size / 2 turn together."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -177,7 +177,7 @@ def load_model(checkpoint: dict) -> GPT:
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """One rate for the paper's four places: embedding, attention weights, and both residual branches (attention, MLP)."""
+    """One rate for the paper's four places: embedding, attention weights, attention's output, MLP's output."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate

@@ -1,7 +1,7 @@
 """Stage 2: post-train θ_pre on D_post until its held-out loss stops improving (Section 3, Appendix A.5) → θ_post.
 
-What can be done here for a capability to last: replay (a little D_pre in the stream), dropout; LoRA trains adapters instead
-of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im.
+What can be done here for a capability to last: replay (a little D_pre in the stream) and dropout. LoRA trains adapters
+instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im.
 
     python posttrain.py                                         takes up out/pretrain
     python posttrain.py --replay 0.01 --dropout 0.05 --out out/posttrain-both
@@ -38,9 +38,9 @@ def parse(argv=None):
     parser = Parser(__doc__, DEFAULTS)
     parser.flag("max-tokens", positive, "tokens of D_post at most, over as many passes as it takes")
     parser.flag("patience", positive, "evaluations without a lower loss after which to stop")
-    parser.flag("replay", share, "share of the stream that is D_pre, 0 ≤ R < 1 (the paper: 0.01); D_post exposure is kept")
+    parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (the paper: 0.01); D_post exposure is kept")
     parser.flag("dropout", share, "rate in embedding, attention, residual and MLP (the paper: 0, 0.02, 0.05)")
-    parser.add_argument("--lora", action="store_true", help="train adapters (r 64, α 128) on attention output, MLP, head")
+    parser.add_argument("--lora", action="store_true", help="train adapters: r 64, α 128, attention output, MLP, head")
     parser.add_argument("--compute-matched", action="store_true",
                         help="one pass over just what Stage 1 left of D_post, no early stop")
     add_stage_flags(parser, out="out/posttrain", init="out/pretrain")

@@ -44,7 +44,7 @@ def parse(argv=None):
     mixing = parser.add_mutually_exclusive_group()
     mixing.add_argument("--lam", type=rate, metavar="L", default=0.0,
                         help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
-    mixing.add_argument("--mix", type=share, metavar="A", help="α: the same as a share of all Stage-1 tokens, 0 ≤ A < 1")
+    mixing.add_argument("--mix", type=share, metavar="A", help="α: the same as a share of Stage-1 tokens, 0 ≤ A < 1")
     for name in SIZES:
         sizes = ", ".join(f"{preset} {PRESETS[preset][name]}" for preset in PRESETS)
         parser.flag(name.replace("_", "-"), positive, f"of the model [{sizes}]")

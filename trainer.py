@@ -1,7 +1,7 @@
 """What every stage does the same way: ranks and devices, schedule, step, save, resume, log.
 
-A stage script builds its model and stream, then writes its own loop over `Trainer.steps`. Whatever a step draws at random
-(batch, dropout) is a function of (seed, step), so a checkpoint needs no loader or generator state to continue bit for bit.
+A stage script builds its model and stream, then writes its own loop over `Trainer.steps`. Whatever a step draws at
+random (batch, dropout) is a function of (seed, step): continuing bit for bit takes no loader or generator state.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def parse_and_take_up(stage: str, parser: Parser, argv: list[str] | None) -> tup
 
 
 def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int) -> float:
-    """Linear warm-up to `peak` over `warmup` steps, then a cosine that reaches `minimum` (or `peak`, if lower) at the end."""
+    """Linear warm-up to `peak` over `warmup` steps, then a cosine down to `minimum` at the last; a lower peak stays."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(steps - 1 - warmup, 1)
@@ -70,8 +70,8 @@ class Trainer:
     def __init__(self, stage: str, args: argparse.Namespace, lineage: list[dict] = ()):
         """Join the other ranks, check the arguments and decide about the folder; `lineage` is that of --init.
 
-        Ends the process with status 0 if the same run is already finished. Raises UserError if the folder holds something
-        else, the batch does not divide or the device is not there. Nothing is written yet.
+        Ends the process with status 0 if the same run is already finished. Raises UserError if the folder holds
+        something else, the batch does not divide or the device is not there. Nothing is written yet.
         """
         self.stage, self.args, self.lineage = stage, args, list(lineage)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -94,7 +94,7 @@ class Trainer:
         if args.batch % self.world:
             raise UserError(f"--batch {args.batch} does not divide among {self.world} ranks, choose a multiple")
         if args.micro_batch is None:
-            at_most = per_rank if args.preset == "toy" else 16
+            at_most = per_rank if args.preset == "toy" else 8
             return max(size for size in range(1, at_most + 1) if per_rank % size == 0)
         if per_rank % args.micro_batch:
             raise UserError(f"--batch {args.batch} over {self.world} ranks does not divide into micro-batches of "
@@ -129,7 +129,8 @@ class Trainer:
         ours = {"ckpt.pt", "last.pt", "log.jsonl", "run.json"}
         held = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
         if out.exists() and not out.is_dir() or held - ours:
-            raise UserError(f"{out} holds something else ({', '.join(sorted(held - ours)) or 'a file'}), choose another --out")
+            raise UserError(f"{out} holds something else ({', '.join(sorted(held - ours)) or 'a file'}), "
+                            "choose another --out")
         if not held or args.overwrite:
             return None
         if "run.json" in held:
@@ -184,7 +185,8 @@ class Trainer:
         self.history, self.signal = [], None      # history: (loss, gradient norm) of the steps since the last note
         if self.rank == 0:
             self._open_folder()
-        for role, windows, sequences in zip(STAGES[self.stage], (stream.major, stream.minor), stream.seen(stream.steps)):
+        planned = zip(STAGES[self.stage], (stream.major, stream.minor), stream.seen(stream.steps))
+        for role, windows, sequences in planned:
             if sequences > len(windows or ()):
                 self.say(f"up to {sequences / len(windows):.3g} passes over D_{role}, which has "
                          f"{len(windows) * windows.context:,} tokens")
@@ -219,7 +221,8 @@ class Trainer:
                     self.save()
                 if stop:
                     self.bar.close()
-                    self.say(f"stopped by {signal.Signals(stop).name}, saved at step {self.step}, continue with --resume")
+                    name = signal.Signals(stop).name
+                    self.say(f"stopped by {name}, saved at step {self.step}, continue with --resume")
                     sys.exit(128 + stop)
         finally:
             for number, handler in handlers.items():
@@ -240,7 +243,7 @@ class Trainer:
         return self.step % every == 0
 
     def train_step(self) -> None:
-        """One AdamW update on the step's batch: the mean loss over all its tokens, whatever the ranks and micro-batches."""
+        """One AdamW update on the mean loss over all tokens of the step's batch, however it is divided."""
         args, step = self.args, self.step
         inputs, targets = self._batch(step)
         tokens = self.stream.sequences_in(step) * inputs.shape[1]
@@ -291,7 +294,8 @@ class Trainer:
     def evaluate(self, **held_out: Corpus) -> dict[str, Loss]:
         """Held-out losses by name: `run.evaluate(L_pre=pre)`."""
         with self._clock("evaluate"):
-            return {name: held_out_loss(self.model, corpus.held_out_sequences(self.model.config.context), self.args.dtype)
+            context = self.model.config.context
+            return {name: held_out_loss(self.model, corpus.held_out_sequences(context), self.args.dtype)
                     for name, corpus in held_out.items()}
 
     def keep_best(self, loss: Loss) -> int:
@@ -374,8 +378,8 @@ class Trainer:
         with self._clock("save"):
             self.seconds["total"] = time.monotonic() - self.started
             if self.rank == 0:
-                save_checkpoint(self.args.out / "last.pt", stage=self.stage, args=self._arguments(), lineage=self.lineage,
-                                config=asdict(self.model.config), model=self.model.state_dict(),
+                save_checkpoint(self.args.out / "last.pt", stage=self.stage, args=self._arguments(),
+                                lineage=self.lineage, config=asdict(self.model.config), model=self.model.state_dict(),
                                 optimizer=self.optimizer.state_dict(), step=self.step, best=self.best,
                                 seconds=self.seconds)
 
@@ -395,7 +399,8 @@ class Trainer:
                  "losses": {name: loss._asdict() for name, loss in losses.items()},
                  "corpora": {name: corpus.record for name, corpus in corpora.items()}}
         lineage = self.lineage + [entry]
-        save_checkpoint(out / "ckpt.pt", model=self.model.state_dict(), config=asdict(self.model.config), lineage=lineage)
+        save_checkpoint(out / "ckpt.pt", model=self.model.state_dict(), config=asdict(self.model.config),
+                        lineage=lineage)
         write_json(out / "run.json", {
             "stage": self.stage, "args": entry["args"], "lineage": lineage, "tokens": seen, "losses": entry["losses"],
             "seconds": self.seconds, "tokens_per_second": sum(seen.values()) / seconds, "device": str(self.device),
@@ -404,7 +409,7 @@ class Trainer:
         (out / "last.pt").unlink(missing_ok=True)
         print(f"\n{self.stage} finished: {self.step:,} steps, {sum(seen.values()):,} tokens in "
               f"{timedelta(seconds=round(seconds))} ({sum(seen.values()) / seconds:,.0f} tokens/s)")
-        for name, symbol, meaning in (("lam", "λ", "passes over D_post"), ("alpha", "α", "D_post's share of all tokens")):
+        for name, symbol, meaning in (("lam", "λ", "passes over D_post"), ("alpha", "α", "D_post's share of tokens")):
             if name in facts:
                 print(f"  {symbol:<6} {facts[name]:<13.4g}   {meaning}")
         for name, loss in losses.items():

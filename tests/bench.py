@@ -3,8 +3,8 @@
     python -m tests.bench                               toy and 135m on what this machine has, and a whole toy Stage 1
     python -m tests.bench --shapes 135m 1b --batch 64 --micro-batch 32
 
-The ceiling is what this machine reaches on one large matrix product, measured here and now, so that the share of it means
-the same on any machine. A token costs 6 operations a weight of a matrix and, in causal attention, 6 · layers · width · context.
+The ceiling is what this machine reaches on one large matrix product, measured here and now, so that the share of it
+means the same on any machine. A token costs 6 operations a matrix weight and 6 · layers · width · context in attention.
 """
 
 import json
@@ -52,7 +52,7 @@ def operations_per_token(model: GPT) -> float:
 
 
 def measure_step(shape: str, args: Namespace, folder: Path) -> tuple[float, float]:
-    """(tokens a second, operations a second) of Trainer's own steps, on random tokens; the first two are not counted."""
+    """(tokens, operations) a second of Trainer's own steps on random tokens, the first two left out."""
     torch.manual_seed(0)
     config = configure(shape, 256 if shape == "toy" else 50_257)
     default = 32 if shape == "toy" else 64 if args.device == "cuda" else 1
@@ -95,14 +95,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for shape in args.shapes:
             speed, operations = measure_step(shape, args, Path(folder))
-            print(f"{shape:>5}: {speed:>9,.0f} tokens/s, {operations / 1e9:,.0f} GFLOP/s, {operations / ceiling:.0%} of it")
+            print(f"{shape:>5}: {speed:>9,.0f} tokens/s, {operations / 1e9:,.0f} GFLOP/s, "
+                  f"{operations / ceiling:.0%} of it", flush=True)
         if not args.no_run:
             subprocess.run([sys.executable, ROOT / "pretrain.py", "--mix", "0.05", "--device", args.device], cwd=folder,
                            check=True, stdout=subprocess.DEVNULL)
             run = json.loads(Path(folder, "out/pretrain/run.json").read_text())
             seconds = run["seconds"]
             shares = ", ".join(f"{name} {seconds[name] / seconds['total']:.1%}" for name in seconds if name != "total")
-            print(f"pretrain.py --mix 0.05: {seconds['total']:.0f} s, {run['tokens_per_second']:,.0f} tokens/s; {shares}")
+            speed = f"{seconds['total']:.0f} s, {run['tokens_per_second']:,.0f} tokens/s"
+            print(f"pretrain.py --mix 0.05: {speed}; {shares}")
 
 
 if __name__ == "__main__":

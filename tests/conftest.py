@@ -17,8 +17,8 @@ torch.set_num_threads(1)                 # threads only get in the way of models
 
 # A model and budgets at which a stage takes about a second.
 SMALL = {
-    "pretrain": "--pre pre.jsonl --post post.jsonl --tokens 8k --post-tokens 4k --layers 2 --width 32 --mlp 48 --heads 2 "
-                "--kv-heads 1 --context 32 --batch 8 --warmup 5 --save-every 5",
+    "pretrain": "--pre pre.jsonl --post post.jsonl --tokens 8k --post-tokens 4k --layers 2 --width 32 --mlp 48 "
+                "--heads 2 --kv-heads 1 --context 32 --batch 8 --warmup 5 --save-every 5",
     "posttrain": "--max-tokens 8k --batch 8 --eval-every 5 --save-every 5 --warmup 5",
     "finetune": "--ft ft.jsonl --tokens 4k --batch 8 --save-every 5",
 }

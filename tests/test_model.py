@@ -16,7 +16,7 @@ def small_model(preset: str = "toy") -> GPT:
 
 
 def llama_logits(weights: dict[str, np.ndarray], tokens: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
-    """Llama's forward pass for one sequence, (time,) → (time, vocabulary), in NumPy, a position and a head at a time."""
+    """Llama's forward pass for one sequence, (time,) → (time, vocabulary), a position and a head at a time."""
     def rms_norm(x, gain):
         return x / np.sqrt((x ** 2).mean(-1, keepdims=True) + 1e-5) * gain
 

@@ -99,7 +99,7 @@ def test_early_stopping_keeps_the_best_weights(stage, monkeypatch):
 
 
 def test_compute_matched_reads_exactly_what_stage_1_left(stage, monkeypatch):
-    seen = {}                                                                   # (stage, windows of the corpus): numbers
+    seen = {}                                               # (stage, windows of the corpus): numbers of those read
     read = Windows.__getitem__
 
     def noting(self, position):
@@ -109,7 +109,7 @@ def test_compute_matched_reads_exactly_what_stage_1_left(stage, monkeypatch):
     monkeypatch.setattr(Windows, "__getitem__", noting)
     stage("pretrain", "--lam 0.25 --seed 5")
     stage("posttrain", "--compute-matched")
-    d_post = corpus_of(report("pretrain")["lineage"], "post").windows(32, 8, seed=0, stage=1, limit=4000).chosen.tolist()
+    d_post = corpus_of(report("pretrain")["lineage"], "post").windows(32, 8, 0, 1, limit=4000).chosen.tolist()
     assert len(d_post) == 125 and len(seen[1, 125]) == 31                       # a quarter of 125 in Stage 1
     assert sorted(seen[1, 125] + seen[2, 94]) == d_post
     assert report("posttrain")["tokens"] == {"post": 94 * 32, "pre": 0}
@@ -183,7 +183,8 @@ def test_an_unfinished_stage_needs_resume(stage, monkeypatch):
 
 
 @pytest.mark.parametrize("died_at", [1, 5, 14, 19])
-@pytest.mark.parametrize("flags", ["", "--dropout 0.1 --replay 0.2 --lora", "--dropout 0.1 --replay 0.2 --patience 1 --lr 0.05"])
+@pytest.mark.parametrize("flags", ["", "--dropout 0.1 --replay 0.2 --lora",
+                                   "--dropout 0.1 --replay 0.2 --patience 1 --lr 0.05"])
 def test_resuming_is_bitwise(stage, monkeypatch, flags, died_at):
     stage("pretrain", "--tokens 1k")
     stage("posttrain", f"{flags} --max-tokens 5k --out out/whole")
