@@ -27,8 +27,8 @@ MEANING = {
     "L_im": "immediate post-training loss, L(θ_post; D_post)",
     "L_ret": "retained post-training loss, L(θ_ft; D_post)",
     "L_ft": "downstream fine-tuning loss, L(θ_ft; D_ft)",
-    "L_pre": "loss on D_pre; after Stage 3 the retained pretraining loss, L(θ_ft; D_pre)",
-    "L_post": "loss on D_post, L(θ_pre; D_post)",
+    "L_pre": "pretraining loss, on D_pre",
+    "L_post": "loss on D_post before post-training, L(θ_pre; D_post)",
 }
 LOSSES_OF = {     # stage → the losses measured on its checkpoint, and the corpus of each
     "pretrain": {"L_pre": "pre", "L_post": "post"},

@@ -265,6 +265,12 @@ def test_the_order_of_either_corpus_does_not_depend_on_the_share():
         assert [i for i in seen if i >= 1000] == [int(minor[i][0]) for i in range(len(seen) - 60)]
 
 
+def test_minor_slots_by_hand():
+    """3 among 20 are 3/23 of the slots: a third each of 23, and in the middle of its third."""
+    stream = interleave(windows_of(20), windows_of(3), 8, major_length=20, minor_length=3)
+    assert [slot for slot in range(23) if stream.minor_before(slot + 1) > stream.minor_before(slot)] == [3, 11, 19]
+
+
 def test_replay_keeps_exposure_and_grows_the_stream():
     """1% of the stream: 9,900 sequences become 10,000; and 3/10: 70 become 100."""
     for share, kept, length in ((0.01, 9_900, 10_000), (0.3, 70, 100), (0, 50, 50)):

@@ -13,6 +13,7 @@ import torch
 
 import trainer
 from data import Windows, corpus_of
+from evaluate import Loss
 from files import load_checkpoint
 from trainer import Trainer, learning_rate
 
@@ -141,6 +142,14 @@ def test_micro_batches_accumulate_to_the_same_step(stage):
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=2e-5)
 
 
+def test_a_short_step_is_the_mean_over_what_it_has(stage):
+    """7 sequences: one short step of a batch of 8, or one whole step of a batch of 7."""
+    for batch in (7, 8):
+        stage("pretrain", f"--tokens 224 --batch {batch} --warmup 0 --out out/{batch}")
+    for name, weight in weights("7").items():
+        torch.testing.assert_close(weights("8")[name], weight, rtol=1e-4, atol=1e-5)
+
+
 def test_learning_rate_by_hand():
     rates = [learning_rate(step, 12, 1.0, 0.2, 2) for step in range(12)]
     assert rates[:3] == [0.5, 1.0, 1.0]
@@ -199,6 +208,20 @@ def test_resuming_is_bitwise(stage, monkeypatch, flags, died_at):
         [json.loads(line)["step"] for line in Path("out/whole/log.jsonl").read_text().splitlines()]
 
 
+def test_resuming_remembers_the_best(stage, monkeypatch):
+    """The best is at step 5, the last save at 10, the end of patience at 20."""
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, **held_out:
+                        {name: Loss(abs(self.step - 5), 0.0) for name in held_out})
+    stage("pretrain", "--tokens 1k")
+    stage("posttrain", "--out out/whole")
+    with monkeypatch.context() as patch:
+        die_at(patch, 12)
+        stage("posttrain", "--out out/killed")
+    stage("posttrain", "--out out/killed --resume")
+    assert_same(weights("killed"), weights("whole"))
+    assert report("killed")["lineage"][1]["steps"] == report("whole")["lineage"][1]["steps"] == 20
+
+
 def wait_for(path: Path, process) -> None:
     while not path.exists():
         assert process.poll() is None, process.communicate()
@@ -232,6 +255,9 @@ def test_two_ranks_train_on_the_same_sequences(start, stage):
     out, err = pair.communicate()
     assert pair.returncode == 0, err
     assert out.count("pretrain finished") == 1
+    losses = [[line["loss"] for line in map(json.loads, Path(f"out/{run}/log.jsonl").read_text().splitlines())
+               if "loss" in line] for run in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     one, two = report("one"), report("two")
     assert one["lineage"][0]["steps"] == 21 and two["ranks"] == 2
     assert one["tokens"] == two["tokens"]
