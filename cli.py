@@ -3,7 +3,9 @@
 import argparse
 import math
 import os
+import signal
 import sys
+import time
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Callable
@@ -45,6 +47,13 @@ def rate(text: str) -> float:
         value = math.nan
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return value
+
+
+def seed(text: str) -> int:
+    """A count below 2³¹, so that seed and step together fit a generator's 64 bits."""
+    if (value := count(text)) >= 2 ** 31:
+        raise argparse.ArgumentTypeError("must be below 2147483648")
     return value
 
 
@@ -100,7 +109,7 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag("min-lr", rate, "learning rate at the end of the cosine; a lower peak stays flat")
     flag("warmup", count, "steps of linear warm-up")
     flag("weight-decay", rate, "AdamW's, on matrices only")
-    flag("seed", count, "of initial weights, order of the data, dropout")
+    flag("seed", seed, "of initial weights, order of the data, dropout")
     flag("eval-every", positive, "steps between held-out losses")
     flag("save-every", positive, "steps between saves of last.pt, from which --resume continues")
     if init:
@@ -129,17 +138,20 @@ def pick_device(name: str | None, dtype: str | None) -> tuple[torch.device, str]
 
 def launch(main: Callable[[], None]) -> None:
     """Run a script's main: user errors and interruptions end it with one line and the exit status they call for."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))      # so that `finally` is obeyed
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError:
-        print("error: the device is out of memory, lower --micro-batch", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except Exception as error:
+        if int(os.environ.get("RANK", 0)) > 0:
+            time.sleep(5)                  # rank 0 most likely says the same, and torchrun then ends this one
+        if isinstance(error, torch.OutOfMemoryError):
+            error = UserError("the device is out of memory, lower --micro-batch")
+        if not isinstance(error, UserError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if dist.is_initialized():
+        dist.destroy_process_group()

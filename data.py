@@ -2,7 +2,7 @@
 
 A corpus is read one document at a time, split by document hash into a training and a held-out part, tokenized in
 parallel and written once as two flat files. Training reads fixed windows of them in a seeded order. Mixing D_post into
-Stage 1 and replaying D_pre in Stage 2 are the same function: `interleave`.
+Stage 1 and replaying D_pre in Stage 2 are the same thing: `Interleaved`.
 """
 
 import hashlib
@@ -12,8 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -101,9 +100,11 @@ def rows(source: str, held_out: bool) -> Iterator[dict]:
 
 def find_fields(row: dict, text_field: str | None, source: str) -> tuple[str, ...]:
     """Which fields of `row` make up a document; raises UserError if none is known."""
-    wanted = [tuple(text_field.split("+"))] if text_field else []
-    for fields in wanted + TEXT_FIELDS:
+    named = [tuple(text_field.split("+"))] if text_field else []
+    for fields in named + TEXT_FIELDS:
         if all(isinstance(row.get(field), str) for field in fields):
+            if named and fields != named[0]:               # D_pre and D_post share the flag
+                print(f"{source} has no field {text_field}, reading {'+'.join(fields)}")
             return fields
     raise UserError(f"no text field in {source} (it has {', '.join(map(str, row))}), name one with --text-field, "
                     "several as A+B")
@@ -205,16 +206,16 @@ class Corpus:
         """(sequences, context + 1) int64: the windows of every held-out loss, evenly spread over what is held out."""
         total = (len(self.held_out) - 1) // context
         if total < 1:
-            raise UserError(f"{self.record['source']} has too few documents to hold any out, give it more "
-                            "(a blank line ends a document in .txt)")
+            raise UserError(too_few_documents(self.record["source"]))
         count = min(HELD_OUT_SEQUENCES, total)
         return torch.stack([window(self.held_out, i * total // count, context) for i in range(count)])
 
     def windows(self, context: int, batch: int, seed: int, stage: int, limit: int | None = None) -> "Windows":
         """The training tokens as windows, or `limit` tokens of them: a choice that depends on the corpus alone.
 
-        Raises UserError if they are fewer than a batch of sequences.
+        Raises UserError if they are fewer than a batch of sequences, or nothing is held out.
         """
+        self.held_out_sequences(context)
         total = (len(self.train) - 1) // context
         chosen = np.arange(total, dtype=np.uint32)
         if limit and limit // context < total:           # the smaller of two limits chooses a part of the larger's
@@ -229,11 +230,12 @@ def open_corpus(source: str, tokenizer: tiktoken.Encoding, text_field: str | Non
                 checksum: str | None = None, folder: Path = Path("out/tokens")) -> Corpus:
     """The token files of a corpus, prepared first if need be.
 
-    `limit` (tokens) bounds what is read of a hub corpus; others are always prepared whole. Raises UserError if the
-    corpus is empty or unreadable, or no longer the one that a checkpoint was trained on, whose `checksum` is given.
+    `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4); others are prepared whole, so
+    that what is held out does not depend on it. Raises UserError if the corpus is empty or unreadable, or no longer the
+    one that a checkpoint was trained on, whose `checksum` is given.
     """
     hub = hub_corpus(source)
-    limit = limit if hub else None
+    limit = limit if hub and hub.held_out_split else None
     if source in corpora.NAMES:
         version = [Path(corpora.__file__).with_suffix(suffix).read_bytes() for suffix in (".py", ".txt")]
     else:
@@ -265,19 +267,28 @@ def prepare(source: str, tokenizer: tiktoken.Encoding, text_field: str | None, l
             counts, checksum = write_tokens(labelled, tokenizer, limit, temporary, source)
             if counts["held_out"] >= MIN_HELD_OUT or hub.held_out_split:
                 break
-        if not counts["train"]:
+        if not sum(counts.values()):
             raise UserError(f"{source} is empty, give a corpus with text in it")
+        if not all(counts.values()):
+            raise UserError(too_few_documents(source))
         write_json(temporary / "meta.json", {
             "source": source, "text_field": text_field, "limit": limit, "revision": hub.revision,
             "tokenizer": tokenizer.name, "dtype": token_dtype(tokenizer).name, "tokens": counts,
             "held_out": hub.held_out_split or share, "checksum": checksum})
-        if not home.exists():                              # else another run has just prepared the same
+        try:
             os.replace(temporary, home)
+        except OSError:
+            if not (home / "meta.json").exists():          # else another run has just prepared the same
+                raise
         print(f"{source}: {counts['train']:,} tokens, {counts['held_out']:,} held out → {home}", flush=True)
     except OSError as error:
         raise write_error(home, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def too_few_documents(source: str) -> str:
+    return f"{source} has too few documents to hold any out, give it more (a blank line ends a document in .txt)"
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -344,16 +355,17 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Training sequences of one stage, a pure function of the step: nothing to save, nothing to restore.
+class Interleaved:
+    """The sequences of one stage, a pure function of the step: nothing to save, nothing to restore.
 
-    Slot s holds the next minor sequence where s · share + ½ passes a whole number, else the next major one. So the
-    minor corpus is spread evenly, and the order of either corpus does not depend on the share.
+    Mixing and replay both: all sequences of the major corpus, and between them, evenly spaced, those of the minor one.
+    Slot s holds the next minor sequence where `minor_before` grows from s to s + 1, else the next major one; so the order
+    of either corpus does not depend on how much there is of the other.
     """
     major: Windows
-    minor: Windows | None
-    share: Fraction              # of all slots, minor's
-    length: int                  # slots
+    minor: Windows
+    n_major: int                 # sequences
+    n_minor: int
     batch_size: int              # sequences a step, over all ranks and accumulation
 
     @property
@@ -361,10 +373,13 @@ class Stream:
         """The last one may be short: every slot is trained on, none is invented."""
         return -(-self.length // self.batch_size)
 
+    @property
+    def length(self) -> int:
+        return self.n_major + self.n_minor
+
     def minor_before(self, slot: int) -> int:
-        """How many of the slots before `slot` are the minor corpus's."""
-        p, q = self.share.as_integer_ratio()
-        return (slot * p + q // 2) // q
+        """How many of the slots before `slot` are the minor corpus's: slot · n_minor / length, rounded."""
+        return (slot * self.n_minor + self.length // 2) // max(self.length, 1)
 
     def seen(self, steps: int) -> tuple[int, int]:
         """(major, minor) sequences in the first `steps` steps."""
@@ -382,29 +397,24 @@ class Stream:
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a rank's slice, int64 (batch_size / world, context); a short step ends in targets -1."""
-        share = self.batch_size // world
-        first = step * self.batch_size + rank * share
-        rows = torch.full((share, self.major.context + 1), -1)
-        for row, slot in enumerate(range(first, min(first + share, self.length))):
-            rows[row] = self.sequence(slot)
-        return rows[:, :-1].clamp(min=0), rows[:, 1:]
+        size = self.batch_size // world
+        first = step * self.batch_size + rank * size
+        sequences = torch.full((size, self.major.context + 1), -1)
+        for row, slot in enumerate(range(first, min(first + size, self.length))):
+            sequences[row] = self.sequence(slot)
+        return sequences[:, :-1].clamp(min=0), sequences[:, 1:]
 
 
-def interleave(major: Windows, minor: Windows | None, batch_size: int, *, major_length: int,
-               minor_length: int | None = None, share: float = 0.0) -> Stream:
-    """A stream of `major_length` major sequences with minor ones at evenly spaced slots among them.
+def whole_sequences(tokens: int, context: int) -> int:
+    """How many sequences a budget of tokens is; raises UserError if it is none."""
+    if tokens < context:
+        raise UserError(f"{tokens} tokens are less than one sequence of {context}, give a larger budget")
+    return tokens // context
 
-    Mixing says how many (`minor_length`), replay what share of all slots (`share`); either way the major sequences all
-    stay, and the stream grows: by 1/(1 − share).
-    """
-    if minor_length is not None:
-        length = major_length + minor_length
-        return Stream(major, minor, Fraction(minor_length, max(length, 1)), length, batch_size)
-    stream = Stream(major, minor, Fraction(share).limit_denominator(10_000), 0, batch_size)
-    length = int(major_length / (1 - stream.share))
-    while length - stream.minor_before(length) < major_length:
-        length += 1
-    return replace(stream, length=length)
+
+def count_for_share(share: float, n_major: int) -> int:
+    """How many minor sequences make up `share` of a stream with `n_major` others: it grows by 1 / (1 − share)."""
+    return round(n_major * share / (1 - share))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

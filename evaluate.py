@@ -1,7 +1,7 @@
 """Held-out losses of finished runs: tables of every stage, JSON, and samples.
 
     python evaluate.py out/finetune
-    python evaluate.py out/*/ --json
+    python evaluate.py out/posttrain out/finetune --json
     python evaluate.py out/posttrain --sample 3 --prompt "X:1"
 """
 
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cli import Parser, add_device_flags, count, launch, pick_device, positive, rate
+from cli import Parser, add_device_flags, launch, pick_device, positive, rate, seed
 from data import corpus_of, end_of_text, tokenizer_of
 from files import checkpoint_path, load_checkpoint
 from model import GPT, load_model
@@ -64,7 +64,7 @@ def held_out_loss(model: GPT, sequences: Tensor, dtype: str) -> Loss:
         some = sequences[first:first + size].to(device)
         with autocast(device, dtype):
             token_losses = model(some[:, :-1], some[:, 1:])
-        losses[first:first + size] = token_losses.mean(dim=1).double().cpu()
+        losses[first:first + size] = token_losses.mean(dim=1).cpu().double()
     model.train(was_training)
     if world > 1:
         dist.all_reduce(losses)                     # every sequence is 0 on all ranks but one: exact
@@ -155,7 +155,7 @@ def print_samples(path: Path, args: argparse.Namespace, device: torch.device) ->
     generator = torch.Generator(device).manual_seed(args.seed)
     for number in range(1, args.sample + 1):
         with autocast(device, args.dtype):
-            tokens = model.generate(prompt, args.length, args.temperature, generator)[0, 1:].tolist()
+            tokens = model.generate(prompt, args.length, tokenizer.n_vocab, args.temperature, generator)[0, 1:].tolist()
         tokens = tokens[:tokens.index(end)] if end in tokens else tokens
         print(f"--- {path}, sample {number}\n{tokenizer.decode(tokens)}\n")
 
@@ -167,8 +167,8 @@ def main() -> None:
     parser.flag("sample", positive, "print N continuations of --prompt instead", metavar="N")
     parser.flag("prompt", str, "what the samples continue [the start of a document]", metavar="TEXT", default="")
     parser.flag("length", positive, "of a sample, in tokens [300]", default=300)
-    parser.flag("temperature", rate, "of sampling [0.8]", default=0.8)
-    parser.flag("seed", count, "of the samples [0]", default=0)
+    parser.flag("temperature", rate, "of sampling, 0 for the likeliest token [0.8]", default=0.8)
+    parser.flag("seed", seed, "of the samples [0]", default=0)
     add_device_flags(parser)
     args = parser.parse_args()
     device, args.dtype = pick_device(args.device, args.dtype)

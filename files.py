@@ -18,13 +18,13 @@ def write_error(path: Path, error: Exception) -> UserError:
     """What to tell the user when `path` cannot be written."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"no space left to write {path}, free some and run again with --resume")
-    return UserError(f"cannot write {path} ({error}), choose another folder with --out")
+    return UserError(f"cannot write {path} ({error}), check that its folder is there and can be written")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open `path` for writing under a temporary name; it takes its own name when complete and is removed on failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -48,7 +48,9 @@ def save_checkpoint(path: Path, **parts: object) -> None:
         try:
             torch.save(parts, file)
         except RuntimeError as error:           # torch reports a failed write of its archive so
-            raise write_error(path, error.__context__ or error) from error
+            if isinstance(error.__context__, OSError):
+                raise error.__context__
+            raise
 
 
 def checkpoint_path(run: Path) -> Path:
@@ -56,13 +58,13 @@ def checkpoint_path(run: Path) -> Path:
     return run if run.suffix == ".pt" else run / "ckpt.pt"
 
 
-def load_checkpoint(path: Path) -> dict:
-    """Read what `save_checkpoint` wrote, onto the CPU, memory-mapped; raises UserError if it is not that."""
+def load_checkpoint(path: Path, mmap: bool = True) -> dict:
+    """Read what `save_checkpoint` wrote, onto the CPU; raises UserError if it is not that."""
     if not path.exists():
         hint = ", its stage has not finished: run it with --resume" if path.with_name("log.jsonl").exists() else ""
         raise UserError(f"no checkpoint {path}{hint or ', run the stage before this one or name another with --init'}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         raise UserError(f"{path} is truncated or not a checkpoint ({type(error).__name__}), "
                         "run its stage again with --overwrite") from error

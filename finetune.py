@@ -8,7 +8,7 @@ beside L_im from before, the downstream loss L_ft and the retained pretraining l
 """
 
 from cli import CORPUS_HELP, Parser, add_stage_flags, launch, positive, share
-from data import corpus_of, interleave, open_corpus, tokenizer_of
+from data import Interleaved, corpus_of, count_for_share, open_corpus, tokenizer_of, whole_sequences
 from trainer import Trainer, parse_and_take_up
 
 DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
@@ -44,9 +44,10 @@ def main():
         pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
         ft = open_corpus(args.ft, tokenizer_of(lineage), args.text_field, limit=args.tokens)
 
-    stream = interleave(ft.windows(context, args.batch, args.seed, stage=3),
-                        pre.windows(context, args.batch, args.seed, stage=3), args.batch,
-                        major_length=args.tokens // context, share=args.replay)
+    pre_windows = pre.windows(context, args.batch, args.seed, stage=3)
+    ft_windows = ft.windows(context, args.batch, args.seed, stage=3)
+    n_ft = whole_sequences(args.tokens, context)
+    stream = Interleaved(ft_windows, pre_windows, n_ft, count_for_share(args.replay, n_ft), args.batch)
 
     run.begin(model, stream)
     for _ in run.steps():

@@ -159,12 +159,15 @@ class GPT(nn.Module):
         return sum(weight.numel() for weight in self.parameters())
 
     @torch.no_grad()
-    def generate(self, tokens: Tensor, count: int, temperature: float = 1.0,
+    def generate(self, tokens: Tensor, count: int, n_vocab: int, temperature: float = 1.0,
                  generator: torch.Generator | None = None) -> Tensor:
-        """Continue tokens (batch, time) by `count` sampled ones; the model sees at most the last `context` of them."""
+        """Continue tokens (batch, time) by `count` sampled ones, each below `n_vocab`: the padding stands for no text.
+
+        The model sees at most the last `context` tokens. Temperature 0 takes the likeliest.
+        """
         for _ in range(count):
-            logits = self(tokens[:, -self.config.context:])[:, -1].float()
-            probabilities = F.softmax(logits / temperature, dim=-1)
+            logits = self(tokens[:, -self.config.context:])[:, -1, :n_vocab].float()
+            probabilities = F.softmax(logits / max(temperature, 1e-6), dim=-1)
             tokens = torch.cat((tokens, torch.multinomial(probabilities, 1, generator=generator)), dim=1)
         return tokens
 

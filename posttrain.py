@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cli import Parser, add_stage_flags, launch, positive, share
-from data import corpus_of, interleave
+from data import Interleaved, corpus_of, count_for_share, whole_sequences
 from model import add_lora, merged, set_dropout
 from trainer import Trainer, parse_and_take_up
 
@@ -54,15 +54,15 @@ def main():
     with run.rank_zero_first():
         pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
 
-    windows = post.windows(context, args.batch, args.seed, stage=2, limit=pretraining["args"]["post_tokens"])
-    budget = args.max_tokens // context                         # sequences of D_post
+    pre_windows = pre.windows(context, args.batch, args.seed, stage=2)
+    post_windows = post.windows(context, args.batch, args.seed, stage=2, limit=pretraining["args"]["post_tokens"])
+    n_post = whole_sequences(args.max_tokens, context)
     if args.compute_matched:                                    # Figure 3b: what Stage 1 left, whatever the loss does
-        in_stage_1 = replace(windows, seed=pretraining["args"]["seed"], stage=1).permutation(0)
+        in_stage_1 = replace(post_windows, seed=pretraining["args"]["seed"], stage=1).permutation(0)
         seen = in_stage_1[:pretraining["tokens"]["post"] // context]
-        windows = replace(windows, chosen=np.setdiff1d(windows.chosen, seen))
-        budget = len(windows)
-    stream = interleave(windows, pre.windows(context, args.batch, args.seed, stage=2), args.batch,
-                        major_length=budget, share=args.replay)
+        post_windows = replace(post_windows, chosen=np.setdiff1d(post_windows.chosen, seen))
+        n_post = len(post_windows)
+    stream = Interleaved(post_windows, pre_windows, n_post, count_for_share(args.replay, n_post), args.batch)
 
     torch.manual_seed(args.seed)
     set_dropout(model, args.dropout)

@@ -11,7 +11,7 @@ D_pre's budget is fixed; what is mixed in comes on top, at evenly spaced places.
 import torch
 
 from cli import CORPUS_HELP, Parser, add_stage_flags, launch, positive, rate, share
-from data import fingerprint, interleave, load_tokenizer, open_corpus
+from data import Interleaved, count_for_share, fingerprint, load_tokenizer, open_corpus, whole_sequences
 from model import GPT, PRESETS, SIZES, configure
 from trainer import Trainer
 
@@ -64,9 +64,9 @@ def main():
     context = config.context
     pre_windows = pre.windows(context, args.batch, args.seed, stage=1)
     post_windows = post.windows(context, args.batch, args.seed, stage=1, limit=args.post_tokens)
-    n_pre = args.tokens // context                              # sequences
-    n_post = round(args.lam * len(post_windows) if args.mix is None else n_pre * args.mix / (1 - args.mix))
-    stream = interleave(pre_windows, post_windows, args.batch, major_length=n_pre, minor_length=n_post)
+    n_pre = whole_sequences(args.tokens, context)
+    n_post = round(args.lam * len(post_windows)) if args.mix is None else count_for_share(args.mix, n_pre)
+    stream = Interleaved(pre_windows, post_windows, n_pre, n_post, args.batch)
     lam, alpha = n_post / len(post_windows), n_post / stream.length
     run.say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
             f"{n_post * context:,} of D_post ({args.post})")

@@ -27,13 +27,21 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from cli import Parser, pick_device
-from data import Corpus, Stream
+from data import Corpus, Interleaved
 from evaluate import MEANING, Loss, autocast, held_out_loss
 from files import UserError, atomic, checkpoint_path, load_checkpoint, save_checkpoint, write_error, write_json
 from model import GPT, adamw, load_model
 
 STAGES = {"pretrain": ("pre", "post"), "posttrain": ("post", "pre"), "finetune": ("ft", "pre")}   # major, minor corpus
 LOG_EVERY = 10                           # steps between lines of log.jsonl
+
+
+def read_run(out: Path) -> dict:
+    """The run.json of a finished run; raises UserError if it is another program's."""
+    run = json.loads((out / "run.json").read_text())
+    if not {"stage", "args", "lineage"} <= run.keys():
+        raise UserError(f"{out}/run.json is another program's, choose another --out")
+    return run
 
 
 def take_up(init: Path, stage: str) -> dict:
@@ -50,9 +58,13 @@ def take_up(init: Path, stage: str) -> dict:
 
 def parse_and_take_up(stage: str, parser: Parser, argv: list[str] | None) -> tuple[argparse.Namespace, GPT, list]:
     """The arguments of a later stage, with its checkpoint's preset, and that checkpoint's model and lineage."""
-    checkpoint = take_up(parser.parse_args(argv).init, stage)
-    args = parser.parse(argv, checkpoint["lineage"][0]["args"]["preset"])
-    return args, load_model(checkpoint), checkpoint["lineage"]
+    args = parser.parse_args(argv)
+    if not checkpoint_path(args.init).exists() and (args.out / "run.json").exists():
+        lineage, model = read_run(args.out)["lineage"][:-1], None          # finished: --init is not needed any more
+    else:
+        checkpoint = take_up(args.init, stage)
+        lineage, model = checkpoint["lineage"], load_model(checkpoint)
+    return parser.parse(argv, lineage[0]["args"]["preset"]), model, lineage
 
 
 def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int) -> float:
@@ -117,12 +129,14 @@ class Trainer:
         return {name: str(value) if isinstance(value, Path) else value
                 for name, value in vars(self.args).items() if name not in others}
 
-    def _difference(self, arguments: dict, lineage: list[dict]) -> str | None:
-        """How this run differs from one with those arguments, in the words of the command line."""
+    def _difference(self, stage: str, arguments: dict, lineage: list[dict]) -> str | None:
+        """What sets the run of that description apart from this one, None if nothing does."""
+        if stage != self.stage:
+            return ""
         for name, value in self._arguments().items():
             if arguments.get(name) != value:
-                return f"--{name.replace('_', '-')} {arguments.get(name)}"
-        return None if lineage == self.lineage else "another --init"
+                return f" with --{name.replace('_', '-')} {arguments.get(name)}"
+        return None if lineage == self.lineage else " from another --init"
 
     def _check_folder(self) -> dict | None:
         out, args = self.args.out, self.args
@@ -134,10 +148,9 @@ class Trainer:
         if not held or args.overwrite:
             return None
         if "run.json" in held:
-            run = json.loads((out / "run.json").read_text())
-            difference = self._difference(run["args"], run["lineage"][:-1])
-            if difference or run["stage"] != self.stage:
-                raise UserError(f"{out} holds a finished {run['stage']} run with {difference or 'other arguments'}, "
+            run = read_run(out)
+            if (difference := self._difference(run["stage"], run["args"], run["lineage"][:-1])) is not None:
+                raise UserError(f"{out} holds a finished {run['stage']} run{difference}, "
                                 "choose another --out or discard it with --overwrite")
             if self.rank == 0:
                 print(f"{out} is finished with these arguments, nothing to do")
@@ -147,47 +160,56 @@ class Trainer:
             raise UserError(f"{out} holds an unfinished run, continue it with --resume or discard it with --overwrite")
         if "last.pt" not in held:
             return None
-        saved = load_checkpoint(out / "last.pt")
-        difference = self._difference(saved["args"], saved["lineage"])
-        if saved["stage"] != self.stage or difference:
-            raise UserError(f"{out} holds an unfinished {saved['stage']} run with {difference or 'other arguments'}, "
+        saved = load_checkpoint(out / "last.pt", mmap=False)     # it will be replaced while its parts are in use
+        if (difference := self._difference(saved["stage"], saved["args"], saved["lineage"])) is not None:
+            raise UserError(f"{out} holds an unfinished {saved['stage']} run{difference}, "
                             "give the same arguments or --overwrite")
         return saved
 
     @contextmanager
     def rank_zero_first(self) -> Iterator[None]:
         """Rank 0 prepares the token files in the body of the `with`; the others wait and find them there."""
-        if self.rank != 0:
-            dist.barrier()
+        if self.rank > 0:
+            dist.all_reduce(torch.zeros(1))      # on the CPU, by gloo: may take hours, and must not hold a GPU
         yield
         if self.rank == 0 and self.world > 1:
-            dist.barrier()
+            dist.all_reduce(torch.zeros(1))
 
     # -----------------------------------------------------------------------------------------------------------------
     # The loop
 
-    def begin(self, model: GPT, stream: Stream) -> None:
+    def begin(self, model: GPT, stream: Interleaved) -> None:
         """Take up the model and the stream, or what last.pt says of them; from here on the folder is this run's."""
         args = self.args
         self.model, self.stream = model.to(self.device), stream
         self.optimizer = adamw(self.model, args.lr, args.weight_decay)
-        self.step, self.best = 0, None           # best: {"loss", "step", "evaluations since", "model"}
+        self.step = 0
+        self.best = None                         # {"loss", "since": evaluations since then, "model": its weights}
         if self.saved:
             self.model.load_state_dict(self.saved["model"])
             self.optimizer.load_state_dict(self.saved["optimizer"])
             self.step, self.best, self.seconds = (self.saved[name] for name in ("step", "best", "seconds"))
         self.started = time.monotonic() - self.seconds["total"]
-        self.noted, self.shown = (self._training_time(), self.step), 0.0
-        self.network = torch.compile(self.model) if args.compile else self.model
+        self.noted = (self._training_time(), self.step)
+        self.shown = 0.0
+        self.network = self.model
         if self.world > 1:
-            self.network = DistributedDataParallel(self.network)
+            steps = torch.zeros(self.world, dtype=torch.int64)
+            steps[self.rank] = self.step
+            dist.all_reduce(steps)
+            if steps.min() < steps.max():
+                raise UserError(f"ranks find different checkpoints in {args.out}, put it on a disk that all nodes share")
+            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
+        if args.compile:
+            self.network = torch.compile(self.network)
         self.ahead = (-1, None)                  # (step, its batch on the device)
-        self.history, self.signal = [], None      # history: (loss, gradient norm) of the steps since the last note
+        self.history = []                        # (loss, gradient norm) of the steps since the last note
+        self.signal = None
         if self.rank == 0:
             self._open_folder()
         planned = zip(STAGES[self.stage], (stream.major, stream.minor), stream.seen(stream.steps))
         for role, windows, sequences in planned:
-            if sequences > len(windows or ()):
+            if sequences > len(windows):
                 self.say(f"up to {sequences / len(windows):.3g} passes over D_{role}, which has "
                          f"{len(windows) * windows.context:,} tokens")
         self.bar = tqdm(total=stream.steps, initial=self.step, desc=self.stage, unit="step", dynamic_ncols=True,
@@ -201,9 +223,14 @@ class Trainer:
                 for name in ("ckpt.pt", "last.pt", "run.json", "log.jsonl"):
                     (out / name).unlink(missing_ok=True)
             out.mkdir(parents=True, exist_ok=True)
+            for leftover in out.glob(".*.tmp"):
+                leftover.unlink()
             lines = log.read_text().splitlines(keepends=True) if log.exists() else []
             with atomic(log) as file:            # lines after the last save are about to be written again
-                file.writelines(line.encode() for line in lines if json.loads(line)["step"] <= self.step)
+                for line in lines:
+                    if not line.endswith("\n") or json.loads(line)["step"] > self.step:
+                        break
+                    file.write(line.encode())
         except OSError as error:
             raise write_error(out, error) from error
 
@@ -295,15 +322,20 @@ class Trainer:
         """Held-out losses by name: `run.evaluate(L_pre=pre)`."""
         with self._clock("evaluate"):
             context = self.model.config.context
-            return {name: held_out_loss(self.model, corpus.held_out_sequences(context), self.args.dtype)
-                    for name, corpus in held_out.items()}
+            losses = {name: held_out_loss(self.model, corpus.held_out_sequences(context), self.args.dtype)
+                      for name, corpus in held_out.items()}
+        for name, loss in losses.items():
+            if not math.isfinite(loss.mean):
+                raise UserError(f"{name} is not finite after step {self.step}, lower --lr; {self._last_good()}")
+        return losses
 
     def keep_best(self, loss: Loss) -> int:
         """Keep the weights if `loss` is the lowest so far; returns the number of evaluations since the lowest."""
         if self.best is None or loss.mean < self.best["loss"]:
             weights = {name: weight.detach().to("cpu", copy=True) for name, weight in self.model.state_dict().items()}
-            self.best = {"loss": loss.mean, "step": self.step, "since": -1, "model": weights}
-        self.best["since"] += 1
+            self.best = {"loss": loss.mean, "since": 0, "model": weights}
+        else:
+            self.best["since"] += 1
         return self.best["since"]
 
     def restore_best(self) -> None:

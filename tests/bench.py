@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cli import Parser, add_device_flags, launch, pick_device, positive
-from data import Windows, interleave
+from data import Interleaved, Windows
 from model import GPT, PRESETS, configure
 from trainer import Trainer
 
@@ -65,7 +65,7 @@ def measure_step(shape: str, args: Namespace, folder: Path) -> tuple[float, floa
     windows = Windows(tokens, config.context, 0, 1, np.arange(sequences, dtype=np.uint32))
     run = Trainer("pretrain", run_args)
     model = GPT(config)
-    run.begin(model, interleave(windows, None, run_args.batch, major_length=sequences))
+    run.begin(model, Interleaved(windows, windows, sequences, 0, run_args.batch))
     for _ in run.steps():
         if run.step == 2:
             synchronize(run.device)

@@ -3,7 +3,6 @@
 import gzip
 import json
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 import zstandard
 
 import data
-from data import Stream, Windows, documents, interleave, load_tokenizer, open_corpus
+from data import Interleaved, Windows, count_for_share, documents, load_tokenizer, open_corpus, whole_sequences
 from files import UserError
 
 TEXTS = [f"document {i}: größer als {i * i}" for i in range(40)]
@@ -76,7 +75,7 @@ def test_text_field_can_be_named(tmp_path):
 
 
 def break_file(path: Path, how: str) -> str:
-    content = {"empty": b"", "blank": b"\n\n\n", "latin": '{"text": "größer"}\n'.encode("latin-1"),
+    content = {"empty": b"", "blank": b"\n\n\n", "one": b"only one document", "latin": '{"text": "größer"}\n'.encode("latin-1"),
                "broken": b'{"text": "a"\n{{', "no field": b'{"title": "a"}\n',
                "truncated": gzip.compress(b'{"text": "abc"}\n' * 99)[:40]}[how]
     path.write_bytes(content)
@@ -85,6 +84,7 @@ def break_file(path: Path, how: str) -> str:
 
 @pytest.mark.parametrize("name, how, says", [
     ("a.jsonl", "empty", "is empty|cannot read"), ("a.txt", "empty", "is empty"), ("a.txt", "blank", "is empty"),
+    ("a.txt", "one", "too few documents"),
     ("a.jsonl", "latin", "not UTF-8"), ("a.txt", "latin", "not UTF-8"), ("a.jsonl", "broken", "cannot read"),
     ("a.jsonl", "no field", "--text-field"), ("a.jsonl.gz", "truncated", "cannot read"),
     ("a.parquet", "empty", "cannot read"),
@@ -117,6 +117,7 @@ def test_hub_corpora_go_through_load_dataset(tmp_path, monkeypatch):
     monkeypatch.setitem(data.HUB, "c4", data.HubCorpus(str(tmp_path / "c4"), ("en",), None, "validation"))
     monkeypatch.setitem(data.HUB, "flan", data.HubCorpus(str(tmp_path / "flan")))
 
+    assert open_corpus("flan", BYTES, limit=9, folder=tmp_path / "tokens").record["limit"] is None       # whole
     corpus = open_corpus("c4", BYTES, limit=100, folder=tmp_path / "tokens")
     text = BYTES.decode_bytes(corpus.train.tolist())
     assert text.startswith(b"seen 0\xffseen 1\xff") and b"held" not in text
@@ -223,7 +224,7 @@ def windows_of(count: int, seed: int = 42, stage: int = 1, context: int = 4) -> 
                    np.arange(count, dtype=np.uint32))
 
 
-def sequences(stream: Stream) -> list[int]:
+def sequences(stream: Interleaved) -> list[int]:
     return [int(stream.sequence(slot)[0]) for slot in range(stream.length)]
 
 
@@ -231,7 +232,7 @@ def sequences(stream: Stream) -> list[int]:
 def test_token_counts_of_the_135m_setting(lam, mixed):
     """8.7B + λ · 300M tokens in windows of 1,024: by hand 8,496,093 and λ · 292,968 sequences, 512 a step."""
     n_pre, n_post = 8_700_000_000 // 1024, 300_000_000 // 1024
-    stream = interleave(windows_of(1), windows_of(1), 512, major_length=n_pre, minor_length=round(lam * n_post))
+    stream = Interleaved(windows_of(1), windows_of(1), n_pre, round(lam * n_post), 512)
     assert stream.seen(stream.steps) == (8_496_093, mixed)
     assert stream.steps == -(-(8_496_093 + mixed) // 512)
     assert sum(stream.sequences_in(step) for step in (0, stream.steps - 1)) == 512 + (8_496_093 + mixed - 1) % 512 + 1
@@ -243,7 +244,8 @@ def test_windows_do_not_overlap_and_targets_are_one_further():
     tokens = np.arange(20, dtype=np.uint16)
     assert data.window(tokens, 0, 4).tolist() == [0, 1, 2, 3, 4]
     assert data.window(tokens, 1, 4).tolist() == [4, 5, 6, 7, 8]
-    inputs, targets = interleave(Windows(tokens, 4, 0, 1, np.arange(4)), None, 2, major_length=4).batch(0)
+    windows = Windows(tokens, 4, 0, 1, np.arange(4))
+    inputs, targets = Interleaved(windows, windows, 4, 0, 2).batch(0)
     assert torch.equal(inputs + 1, targets)
 
 
@@ -259,27 +261,27 @@ def test_each_pass_reads_every_window_once_in_a_fresh_order():
 def test_the_order_of_either_corpus_does_not_depend_on_the_share():
     major, minor = windows_of(60), windows_of(30, seed=7)
     minor = replace(minor, tokens=minor.tokens + 1000)
-    for share in ({"minor_length": 0}, {"minor_length": 7}, {"minor_length": 30}, {"share": 0.01}, {"share": 0.3}):
-        seen = sequences(interleave(major, minor, 8, major_length=60, **share))
+    for n_minor in (0, 1, 7, 30, 200):
+        seen = sequences(Interleaved(major, minor, 60, n_minor, 8))
         assert [i for i in seen if i < 1000] == [int(major[i][0]) for i in range(60)]
         assert [i for i in seen if i >= 1000] == [int(minor[i][0]) for i in range(len(seen) - 60)]
 
 
 def test_minor_slots_by_hand():
     """3 among 20 are 3/23 of the slots: a third each of 23, and in the middle of its third."""
-    stream = interleave(windows_of(20), windows_of(3), 8, major_length=20, minor_length=3)
+    stream = Interleaved(windows_of(20), windows_of(3), 20, 3, 8)
     assert [slot for slot in range(23) if stream.minor_before(slot + 1) > stream.minor_before(slot)] == [3, 11, 19]
 
 
-def test_replay_keeps_exposure_and_grows_the_stream():
-    """1% of the stream: 9,900 sequences become 10,000; and 3/10: 70 become 100."""
-    for share, kept, length in ((0.01, 9_900, 10_000), (0.3, 70, 100), (0, 50, 50)):
-        stream = interleave(windows_of(50), windows_of(50), 8, major_length=kept, share=share)
-        assert stream.length == length and stream.seen(stream.steps) == (kept, length - kept)
+def test_a_share_of_the_stream_by_hand():
+    """1% of the stream: 9,900 sequences become 10,000; 3/10: 70 become 100."""
+    assert [count_for_share(0.01, 9_900), count_for_share(0.3, 70), count_for_share(0, 50)] == [100, 30, 0]
+    with pytest.raises(UserError, match="less than one sequence"):
+        whole_sequences(127, 128)
 
 
 def test_batches_are_the_same_for_any_number_of_ranks_and_the_last_is_short():
-    stream = interleave(windows_of(20), windows_of(9, seed=3), 8, major_length=20, minor_length=3)
+    stream = Interleaved(windows_of(20), windows_of(9, seed=3), 20, 3, 8)
     whole = [stream.batch(step) for step in range(stream.steps)]
     for step, (inputs, targets) in enumerate(whole):
         halves = [stream.batch(step, rank, 2) for rank in (0, 1)]
@@ -295,4 +297,4 @@ def test_streams_hold_no_more_than_an_index_per_window():
     windows = Windows(np.broadcast_to(np.uint16(0), 8_700_000_001), 1024, 42, 1, np.arange(8_496_093, dtype=np.uint32))
     order = windows.permutation(0)
     assert order.nbytes == windows.chosen.nbytes == 4 * 8_496_093
-    assert Stream(windows, None, Fraction(0), 8_496_093, 512).batch(16_593)[0].shape == (512, 1024)
+    assert Interleaved(windows, windows, 8_496_093, 0, 512).batch(16_593)[0].shape == (512, 1024)

@@ -114,9 +114,11 @@ def test_dropout_acts_at_four_places_in_training_only():
 def test_generate_continues_beyond_the_context():
     model = small_model().eval()
     prompt = torch.tensor([[1, 2, 3]])
-    tokens = model.generate(prompt, 20, generator=torch.Generator().manual_seed(1))
-    assert tokens.shape == (1, 23) and torch.equal(tokens[:, :3], prompt)
-    assert torch.equal(tokens, model.generate(prompt, 20, generator=torch.Generator().manual_seed(1)))
+    tokens, again = (model.generate(prompt, 20, 200, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert tokens.shape == (1, 23) and torch.equal(tokens[:, :3], prompt) and torch.equal(tokens, again)
+    assert model.generate(prompt, 500, 9).max() < 9                 # tokens beyond the tokenizer's are never drawn
+    likeliest = model(prompt)[0, -1].argmax()
+    assert model.generate(prompt, 1, 256, temperature=0.0)[0, -1] == likeliest
 
 
 def test_adamw_decays_matrices_only():

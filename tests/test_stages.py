@@ -62,6 +62,7 @@ def test_the_chain_reports_the_four_losses_and_what_comes_next(stage):
     assert lineage[0]["tokens"] == {"pre": 250 * 32, "post": 62 * 32}          # 8k and half of 4k, in windows of 32
     assert lineage[0]["lam"] == 62 / 125 and lineage[0]["alpha"] == 62 / 312
     assert lineage[2]["tokens"] == {"ft": 125 * 32, "pre": 0}
+    assert lineage[0]["losses"]["L_pre"]["mean"] < 4.5                          # ln 256 = 5.5 before training
     assert lineage[2]["losses"]["L_im"] == lineage[1]["losses"]["L_im"]
     assert lineage == load_checkpoint(Path("out/finetune/ckpt.pt"))["lineage"]
     steps = [json.loads(line)["step"] for line in Path("out/pretrain/log.jsonl").read_text().splitlines()]
@@ -121,6 +122,39 @@ def test_compute_matched_reads_exactly_what_stage_1_left(stage, monkeypatch):
     assert_same(weights("none"), weights("full"))
 
 
+def test_replay_adds_d_pre_and_keeps_exposure(stage):
+    stage("pretrain")
+    stage("posttrain", "--replay 0.2")
+    assert report("posttrain")["tokens"] == {"post": 250 * 32, "pre": 62 * 32}      # 62 of 312 sequences
+    stage("finetune", "--replay 0.5")
+    assert report("finetune")["tokens"] == {"ft": 125 * 32, "pre": 125 * 32}
+
+
+def test_dropout_acts_in_stage_2(stage):
+    stage("pretrain", "--tokens 1k")
+    for rate in (0, 0.1):
+        stage("posttrain", f"--dropout {rate} --max-tokens 2k --out out/{rate}")
+    assert not torch.equal(weights("0")["norm.weight"], weights("0.1")["norm.weight"])
+
+
+def test_schedule_and_clipping_are_applied(stage, monkeypatch):
+    norms = []
+    clip = trainer.clip_grad_norm_
+
+    def noting(parameters, limit):
+        parameters = list(parameters)
+        before = clip(parameters, limit)
+        norms.append((before.item(), torch.stack([weight.grad.norm() for weight in parameters]).norm().item()))
+        return before
+    monkeypatch.setattr(trainer, "clip_grad_norm_", noting)
+    stage("pretrain")
+    assert any(before > 1 for before, _ in norms)
+    assert all(after == pytest.approx(min(before, 1), rel=1e-4) for before, after in norms)
+    for line in map(json.loads, Path("out/pretrain/log.jsonl").read_text().splitlines()):
+        if "lr" in line:
+            assert line["lr"] == learning_rate(line["step"] - 1, 32, 3e-3, 3e-4, 5)
+
+
 def test_lora_leaves_a_plain_merged_checkpoint(stage):
     stage("pretrain")
     stage("posttrain", "--lora")
@@ -175,6 +209,8 @@ def test_a_finished_stage_is_left_alone(stage):
 def test_a_stage_on_another_init_is_another_run(stage):
     stage("pretrain")
     stage("posttrain")
+    Path("out/pretrain/ckpt.pt").unlink()                                       # no longer needed
+    assert "nothing to do" in stage("posttrain").out
     stage("pretrain", "--seed 9 --overwrite")
     assert "another --init" in stage("posttrain").err
 
@@ -236,19 +272,20 @@ def test_killed_and_resumed(start, stage, number, status):
     process.send_signal(number)
     out, err = process.communicate()
     assert process.returncode == status
-    assert not Path("out/pretrain/ckpt.pt").exists() and not list(Path("out/pretrain").glob("*.tmp"))
+    assert not Path("out/pretrain/ckpt.pt").exists()
     saved = load_checkpoint(Path("out/pretrain/last.pt"))["step"]
     if number != signal.SIGKILL:
         assert f"saved at step {saved}, continue with --resume" in out and err == ""
     assert stage("pretrain", settings + " --resume").status == 0
     assert stage("pretrain", settings + " --out out/whole").status == 0
     assert_same(weights("pretrain"), weights("whole"))
+    assert {path.name for path in Path("out/pretrain").iterdir()} == {"ckpt.pt", "run.json", "log.jsonl"}
 
 
 # ---- ranks
 
 def test_two_ranks_train_on_the_same_sequences(start, stage):
-    """20 steps, the last one short; replay so that both corpora are there; held-out losses sharded over ranks."""
+    """21 steps of both corpora, the last one short; held-out losses are sharded over the ranks."""
     settings = "--lam 1 --tokens 3808 --batch 12 --micro-batch 3"
     assert start("pretrain", settings + " --out out/one").wait() == 0
     pair = start("pretrain", settings + " --out out/two", launcher=TORCHRUN)
@@ -264,6 +301,14 @@ def test_two_ranks_train_on_the_same_sequences(start, stage):
     for name, loss in one["losses"].items():
         assert two["losses"][name]["mean"] == pytest.approx(loss["mean"], rel=1e-5)
         assert two["losses"][name]["se"] == pytest.approx(loss["se"], rel=1e-3)
+    for name, weight in weights("one").items():
+        torch.testing.assert_close(weights("two")[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_an_error_of_rank_0_is_said_once(start):
+    pair = start("pretrain", "--pre none.jsonl", launcher=TORCHRUN)
+    out, err = pair.communicate()
+    assert pair.returncode != 0 and err.count("error: no corpus 'none.jsonl'") == 1
 
 
 # ---- bad input
@@ -279,6 +324,8 @@ ERRORS = [  # script, flags, what the line must say
     ("pretrain", "--preset 7b", "--preset: invalid choice"),
     ("pretrain", "--pre none.jsonl", "no corpus 'none.jsonl'"),
     ("pretrain", "--post-tokens 100", "shorter than one batch"),
+    ("pretrain", "--tokens 10", "10 tokens are less than one sequence of 32"),
+    ("pretrain", "--seed 5B", "must be below"),
     ("pretrain", "--batch 8 --micro-batch 3", "does not divide into micro-batches of 3"),
     ("pretrain", "--heads 3", "do not fit"),
     ("pretrain", "--device cuda", "device cuda is not there"),
@@ -334,8 +381,25 @@ def test_checkpoints_of_another_stage_tokenizer_or_corpus_are_refused(stage):
 def test_a_loss_that_is_not_finite_ends_the_run(stage):
     run = stage("pretrain", "--lr 1e30 --save-every 1")
     assert run.status == 2 and "not finite at step 2" in run.err and "out/pretrain/last.pt, of step 1" in run.err
-    saved = load_checkpoint(Path("out/pretrain/last.pt"))
-    assert saved["step"] == 1
+    assert load_checkpoint(Path("out/pretrain/last.pt"))["step"] == 1
+
+
+def test_a_held_out_loss_that_is_not_finite_ends_the_run(stage):
+    stage("pretrain", "--tokens 1k")
+    run = stage("posttrain", "--lr 1e30 --warmup 0 --eval-every 1 --patience 1")
+    assert run.status == 2 and "L_im is not finite after step 2" in run.err and "out/pretrain" in run.err
+    assert not Path("out/posttrain/ckpt.pt").exists()
+
+
+def test_a_torn_log_line_is_dropped(stage, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_at(patch, 19)
+        stage("pretrain")
+    with open("out/pretrain/log.jsonl", "a") as log:
+        log.write('{"step": 1')
+    assert stage("pretrain", "--resume").status == 0
+    steps = [json.loads(line)["step"] for line in Path("out/pretrain/log.jsonl").read_text().splitlines()]
+    assert steps == [5, 10, 15, 20, 25, 30, 32]
 
 
 def test_a_full_disk_leaves_no_torn_file(stage):
