@@ -230,9 +230,9 @@ def open_corpus(source: str, tokenizer: tiktoken.Encoding, text_field: str | Non
                 checksum: str | None = None, folder: Path = Path("out/tokens")) -> Corpus:
     """The token files of a corpus, prepared first if need be.
 
-    `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4); others are prepared whole, so
-    that what is held out does not depend on it. Raises UserError if the corpus is empty or unreadable, or no longer the
-    one that a checkpoint was trained on, whose `checksum` is given.
+    `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4); others are prepared whole,
+    so that what is held out does not depend on it. Raises UserError if the corpus is empty or unreadable, or no longer
+    the one that a checkpoint was trained on, whose `checksum` is given.
     """
     hub = hub_corpus(source)
     limit = limit if hub and hub.held_out_split else None
@@ -359,8 +359,8 @@ class Interleaved:
     """The sequences of one stage, a pure function of the step: nothing to save, nothing to restore.
 
     Mixing and replay both: all sequences of the major corpus, and between them, evenly spaced, those of the minor one.
-    Slot s holds the next minor sequence where `minor_before` grows from s to s + 1, else the next major one; so the order
-    of either corpus does not depend on how much there is of the other.
+    Slot s holds the next minor sequence where `minor_before` grows from s to s + 1, else the next major one; so the
+    order of either corpus does not depend on how much there is of the other.
     """
     major: Windows
     minor: Windows
@@ -396,7 +396,7 @@ class Interleaved:
         return min(self.batch_size, self.length - step * self.batch_size)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a rank's slice, int64 (batch_size / world, context); a short step ends in targets -1."""
+        """Inputs and targets of a rank's slice, int64 (batch_size / world, context); short steps end in targets -1."""
         size = self.batch_size // world
         first = step * self.batch_size + rank * size
         sequences = torch.full((size, self.major.context + 1), -1)

@@ -129,14 +129,19 @@ class Trainer:
         return {name: str(value) if isinstance(value, Path) else value
                 for name, value in vars(self.args).items() if name not in others}
 
-    def _difference(self, stage: str, arguments: dict, lineage: list[dict]) -> str | None:
-        """What sets the run of that description apart from this one, None if nothing does."""
-        if stage != self.stage:
-            return ""
-        for name, value in self._arguments().items():
-            if arguments.get(name) != value:
-                return f" with --{name.replace('_', '-')} {arguments.get(name)}"
-        return None if lineage == self.lineage else " from another --init"
+    def _require_same(self, run: dict, lineage: list[dict], state: str, way_out: str) -> None:
+        """Raise UserError unless `run` (a run.json or last.pt) is of this stage, these arguments and this --init."""
+        differing = [f"--{name.replace('_', '-')} {run['args'].get(name)}" for name, value in self._arguments().items()
+                     if run["args"].get(name) != value]
+        if run["stage"] != self.stage:
+            how = ""
+        elif differing:
+            how = f" with {', '.join(differing)}"
+        elif lineage != self.lineage:
+            how = " from another --init"
+        else:
+            return
+        raise UserError(f"{self.args.out} holds {state} {run['stage']} run{how}, {way_out}")
 
     def _check_folder(self) -> dict | None:
         out, args = self.args.out, self.args
@@ -149,9 +154,8 @@ class Trainer:
             return None
         if "run.json" in held:
             run = read_run(out)
-            if (difference := self._difference(run["stage"], run["args"], run["lineage"][:-1])) is not None:
-                raise UserError(f"{out} holds a finished {run['stage']} run{difference}, "
-                                "choose another --out or discard it with --overwrite")
+            self._require_same(run, run["lineage"][:-1], "a finished",
+                               "choose another --out or discard it with --overwrite")
             if self.rank == 0:
                 print(f"{out} is finished with these arguments, nothing to do")
                 print(self._next_command())
@@ -161,9 +165,7 @@ class Trainer:
         if "last.pt" not in held:
             return None
         saved = load_checkpoint(out / "last.pt", mmap=False)     # it will be replaced while its parts are in use
-        if (difference := self._difference(saved["stage"], saved["args"], saved["lineage"])) is not None:
-            raise UserError(f"{out} holds an unfinished {saved['stage']} run{difference}, "
-                            "give the same arguments or --overwrite")
+        self._require_same(saved, saved["lineage"], "an unfinished", "give the same arguments or --overwrite")
         return saved
 
     @contextmanager
@@ -198,8 +200,8 @@ class Trainer:
             steps[self.rank] = self.step
             dist.all_reduce(steps)
             if steps.min() < steps.max():
-                raise UserError(f"ranks find different checkpoints in {args.out}, put it on a disk that all nodes share")
-            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
+                raise UserError(f"ranks find different checkpoints in {args.out}, put it on a disk that all share")
+            self.network = DistributedDataParallel(self.network, forward_sync_buffers=False)
         if args.compile:
             self.network = torch.compile(self.network)
         self.ahead = (-1, None)                  # (step, its batch on the device)
@@ -207,10 +209,9 @@ class Trainer:
         self.signal = None
         if self.rank == 0:
             self._open_folder()
-        planned = zip(STAGES[self.stage], (stream.major, stream.minor), stream.seen(stream.steps))
-        for role, windows, sequences in planned:
-            if sequences > len(windows):
-                self.say(f"up to {sequences / len(windows):.3g} passes over D_{role}, which has "
+        for role, windows, planned in zip(STAGES[self.stage], (stream.major, stream.minor), stream.seen(stream.steps)):
+            if planned > len(windows):
+                self.say(f"up to {planned / len(windows):.3g} passes over D_{role}, which has "
                          f"{len(windows) * windows.context:,} tokens")
         self.bar = tqdm(total=stream.steps, initial=self.step, desc=self.stage, unit="step", dynamic_ncols=True,
                         disable=None if self.rank == 0 else True)

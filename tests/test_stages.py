@@ -212,7 +212,8 @@ def test_a_stage_on_another_init_is_another_run(stage):
     Path("out/pretrain/ckpt.pt").unlink()                                       # no longer needed
     assert "nothing to do" in stage("posttrain").out
     stage("pretrain", "--seed 9 --overwrite")
-    assert "another --init" in stage("posttrain").err
+    assert "a finished posttrain run from another --init" in stage("posttrain").err
+    assert "out/pretrain holds a finished pretrain run, choose another" in stage("posttrain", "--out out/pretrain").err
 
 
 def test_an_unfinished_stage_needs_resume(stage, monkeypatch):
