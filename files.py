@@ -61,8 +61,10 @@ def checkpoint_path(run: Path) -> Path:
 def load_checkpoint(path: Path, mmap: bool = True) -> dict:
     """Read what `save_checkpoint` wrote, onto the CPU; raises UserError if it is not that."""
     if not path.exists():
-        hint = ", its stage has not finished: run it with --resume" if path.with_name("log.jsonl").exists() else ""
-        raise UserError(f"no checkpoint {path}{hint or ', run the stage before this one or name another with --init'}")
+        unfinished = path.with_name("log.jsonl").exists()
+        raise UserError(f"no checkpoint {path}, "
+                        + ("its stage has not finished: run it with --resume" if unfinished else
+                           "run its stage first or name another run"))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
