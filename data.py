@@ -161,6 +161,8 @@ def load_tokenizer(name: str) -> tiktoken.Encoding:
                                  mergeable_ranks={bytes([byte]): byte for byte in range(256)})
     from tiktoken.load import load_tiktoken_bpe
     from tiktoken_ext.openai_public import r50k_pat_str
+    if name != "gpt2" and not Path(name).exists():
+        raise UserError(f"no tokenizer {name!r}, give bytes, gpt2 or the path of a .tiktoken file (--tokenizer bytes)")
     try:
         if name == "gpt2":
             return tiktoken.get_encoding("gpt2")
@@ -168,8 +170,8 @@ def load_tokenizer(name: str) -> tiktoken.Encoding:
         return tiktoken.Encoding(Path(name).stem, pat_str=r50k_pat_str, mergeable_ranks=ranks,
                                  special_tokens={END_OF_TEXT: max(ranks.values()) + 1})
     except Exception as error:
-        raise UserError(f"cannot load tokenizer {name!r} ({type(error).__name__}), use --tokenizer bytes "
-                        "or the path of a .tiktoken file") from error
+        raise UserError(f"cannot load tokenizer {name} ({type(error).__name__}; tiktoken downloads gpt2 once), "
+                        "use --tokenizer bytes or the path of a .tiktoken file") from error
 
 
 def end_of_text(tokenizer: tiktoken.Encoding) -> int:
@@ -231,9 +233,12 @@ def open_corpus(source: str, tokenizer: tiktoken.Encoding, text_field: str | Non
     """The token files of a corpus, prepared first if need be.
 
     `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4); others are prepared whole,
-    so that what is held out does not depend on it. Raises UserError if the corpus is empty or unreadable, or no longer
-    the one that a checkpoint was trained on, whose `checksum` is given.
+    so that what is held out does not depend on it. `checksum` asks for the files that a checkpoint was trained on;
+    while they are there, the corpus need not be. Raises UserError if it is needed and empty, unreadable or changed.
     """
+    for meta in folder.glob("*/meta.json") if checksum else ():
+        if json.loads(meta.read_text())["checksum"] == checksum:
+            return load_corpus(meta.parent)
     hub = hub_corpus(source)
     limit = limit if hub and hub.held_out_split else None
     if source in corpora.NAMES:
@@ -244,9 +249,15 @@ def open_corpus(source: str, tokenizer: tiktoken.Encoding, text_field: str | Non
     home = folder / f"{slug}-{tokenizer.name}-{digest(source, version, text_field, limit, fingerprint(tokenizer))}"
     if not (home / "meta.json").exists():
         prepare(source, tokenizer, text_field, limit, home)
-    meta = json.loads((home / "meta.json").read_text())
-    if checksum not in (None, meta["checksum"]):
+    corpus = load_corpus(home)
+    if checksum not in (None, corpus.record["checksum"]):
         raise UserError(f"{source} has changed since an earlier stage read it, restore it or start from pretrain.py")
+    return corpus
+
+
+def load_corpus(home: Path) -> Corpus:
+    """The token files in a folder that `prepare` has written."""
+    meta = json.loads((home / "meta.json").read_text())
     train, held_out = (np.memmap(home / f"{part}.bin", dtype=meta["dtype"], mode="r") for part in ("train", "held_out"))
     return Corpus(train, held_out, {key: meta[key] for key in ("source", "text_field", "limit", "checksum")})
 

@@ -31,7 +31,7 @@ def parse(argv=None):
     parser.flag("ft", str, f"D_ft: {CORPUS_HELP}", metavar="CORPUS")
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokens", positive, "tokens of D_ft to train on")
-    parser.flag("replay", share, "share of the stream that is D_pre, 0 ≤ R < 1; D_ft exposure is kept")
+    parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (Kotha & Liang; off in the paper)")
     add_stage_flags(parser, out="out/finetune", init="out/posttrain")
     return parse_and_take_up("finetune", parser, argv)
 

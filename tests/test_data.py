@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def test_text_field_can_be_named(tmp_path):
 
 
 def break_file(path: Path, how: str) -> str:
-    content = {"empty": b"", "blank": b"\n\n\n", "one": b"only one document", "latin": '{"text": "größer"}\n'.encode("latin-1"),
+    content = {"empty": b"", "blank": b"\n\n\n", "one": b"only one document",
+               "latin": '{"text": "größer"}\n'.encode("latin-1"),
                "broken": b'{"text": "a"\n{{', "no field": b'{"title": "a"}\n',
                "truncated": gzip.compress(b'{"text": "abc"}\n' * 99)[:40]}[how]
     path.write_bytes(content)
@@ -182,6 +184,10 @@ def test_a_prepared_corpus_is_not_read_again_but_a_changed_one_is(tmp_path, monk
         again = open_corpus(path, BYTES, folder=tmp_path / "tokens", checksum=first.record["checksum"])
         assert np.array_equal(first.train, again.train)
     write(tmp_path / "a.jsonl", [{"text": text + "!"} for text in TEXTS])
+    checksum = first.record["checksum"]                                # the token files still are what they were
+    assert np.array_equal(open_corpus(path, BYTES, folder=tmp_path / "tokens", checksum=checksum).train, first.train)
+    assert not np.array_equal(open_corpus(path, BYTES, folder=tmp_path / "tokens").train, first.train)
+    shutil.rmtree(tmp_path / "tokens")
     with pytest.raises(UserError, match="has changed"):
         open_corpus(path, BYTES, folder=tmp_path / "tokens", checksum=first.record["checksum"])
 

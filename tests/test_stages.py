@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -374,8 +375,11 @@ def test_checkpoints_of_another_stage_tokenizer_or_corpus_are_refused(stage):
     checkpoint["lineage"][0]["tokenizer"] = "another"
     torch.save(checkpoint, "other.pt")
     assert "is not the one of the checkpoint" in stage("posttrain", "--init other.pt").err
-    with open("post.jsonl", "a") as file:
-        file.write('{"text": "one more"}\n')
+    Path("post.jsonl").rename("moved.jsonl")
+    assert stage("posttrain", "--max-tokens 1k --out out/moved").status == 0    # the token files are still there
+    shutil.rmtree("out/tokens")
+    assert "no corpus 'post.jsonl'" in stage("posttrain").err
+    Path("post.jsonl").write_text(Path("moved.jsonl").read_text() + '{"text": "one more"}\n')
     assert "post.jsonl has changed" in stage("posttrain").err
 
 
