@@ -265,7 +265,7 @@ def load_corpus(home: Path) -> Corpus:
 def prepare(source: str, tokenizer: tiktoken.Encoding, text_field: str | None, limit: int | None, home: Path) -> None:
     """Write train.bin, held_out.bin and meta.json into `home`, all or nothing."""
     temporary = home.with_name(f".{home.name}.{os.getpid()}")
-    hub = hub_corpus(source) or HubCorpus(source)
+    hub = hub_corpus(source) or HubCorpus(source)          # any other corpus has no revision and no split either
     try:
         for share in HELD_OUT_SHARES:
             temporary.mkdir(parents=True, exist_ok=True)

@@ -100,14 +100,16 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Columns as wide as they need to be, the first flush left."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
-    lines = [[cell.rjust(width) for cell, width in zip(row, widths)] for row in (header, *rows)]
-    for line, row in zip(lines, (header, *rows)):
-        line[0] = row[0].ljust(widths[0])
+    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in (header, *rows))
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def shown(losses: dict[str, dict], name: str) -> str:
     return str(Loss(losses[name]["mean"], losses[name]["se"])) if name in losses else "–"
+
+
+def lam(run: dict) -> str:
+    return f"{run['lineage'][0]['lam']:.3g}"
 
 
 def over_seeds(runs: list[dict], name: str) -> str:
@@ -120,13 +122,12 @@ def print_runs(runs: list[dict]) -> None:
     """The four losses of every run, then the stages of each."""
     names = [name for name in MEANING if any(name in run["losses"] for run in runs)]
     print(table(["nats per token", "λ", *names],
-                [[run["run"], f"{run['lineage'][0]['lam']:.3g}", *(shown(run["losses"], name) for name in names)]
-                 for run in runs]))
-    seeds = {}                                            # runs that differ in their seeds alone
+                [[run["run"], lam(run), *(shown(run["losses"], name) for name in names)] for run in runs]))
+    alike = {}                                            # runs that differ in their seeds alone
     for run in runs:
-        seeds.setdefault(str([entry["args"] | {"seed": None} for entry in run["lineage"]]), []).append(run)
-    rows = [[f"{same[0]['run']} and {len(same) - 1} like it", f"{same[0]['lineage'][0]['lam']:.3g}",
-             *(over_seeds(same, name) for name in names)] for same in seeds.values() if len(same) > 1]
+        alike.setdefault(str([entry["args"] | {"seed": None} for entry in run["lineage"]]), []).append(run)
+    rows = [[f"{same[0]['run']} and {len(same) - 1} like it", lam(same[0]), *(over_seeds(same, name) for name in names)]
+            for same in alike.values() if len(same) > 1]
     if rows:
         print("\n" + table(["mean ± standard deviation over seeds", "λ", *names], rows))
     if len({run["tokenizer"] for run in runs}) > 1:
@@ -171,6 +172,8 @@ def main() -> None:
     parser.flag("seed", seed, "of the samples [0]", default=0)
     add_device_flags(parser)
     args = parser.parse_args()
+    if args.prompt and not args.sample:
+        parser.error("--prompt goes with --sample N")
     device, args.dtype = pick_device(args.device, args.dtype)
 
     if args.sample:

@@ -69,3 +69,14 @@ def test_tables_json_and_samples(stage):
 def test_errors(stage):
     assert "no checkpoint out/none/ckpt.pt" in evaluate(stage, "out/none").err
     assert "RUN" in evaluate(stage, "").err
+    assert "--prompt goes with --sample" in evaluate(stage, "out/none --prompt x").err
+
+
+def test_runs_that_differ_in_their_seed_are_averaged(stage):
+    for seed in (1, 2):
+        stage("pretrain", f"--tokens 1k --seed {seed} --out out/{seed}")
+    stage("pretrain", "--tokens 1k --lam 1 --out out/other")
+    run = evaluate(stage, "out/1 out/2 out/other --json")
+    means = [loss["losses"]["L_pre"]["mean"] for loss in json.loads(run.out)[:2]]
+    line = next(line for line in evaluate(stage, "out/1 out/2 out/other").out.splitlines() if "1 like it" in line)
+    assert str(Loss(sum(means) / 2, abs(means[0] - means[1]) / math.sqrt(2))) in line
