@@ -134,6 +134,8 @@ def documents(source: str, text_field: str | None = None, held_out: bool = False
                 yield text
     except UserError:
         raise
+    except StopIteration as error:                         # how datasets meets a JSON file without a row
+        raise UserError(empty(source)) from error
     except Exception as error:                             # datasets raises a different kind for every reader
         causes = [error]
         while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -279,7 +281,7 @@ def prepare(source: str, tokenizer: tiktoken.Encoding, text_field: str | None, l
             if counts["held_out"] >= MIN_HELD_OUT or hub.held_out_split:
                 break
         if not sum(counts.values()):
-            raise UserError(f"{source} is empty, give a corpus with text in it")
+            raise UserError(empty(source))
         if not all(counts.values()):
             raise UserError(too_few_documents(source))
         write_json(temporary / "meta.json", {
@@ -296,6 +298,10 @@ def prepare(source: str, tokenizer: tiktoken.Encoding, text_field: str | None, l
         raise write_error(home, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def empty(source: str) -> str:
+    return f"{source} is empty, give a corpus with text in it"
 
 
 def too_few_documents(source: str) -> str:

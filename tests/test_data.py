@@ -85,7 +85,7 @@ def break_file(path: Path, how: str) -> str:
 
 
 @pytest.mark.parametrize("name, how, says", [
-    ("a.jsonl", "empty", "is empty|cannot read"), ("a.txt", "empty", "is empty"), ("a.txt", "blank", "is empty"),
+    ("a.jsonl", "empty", "is empty"), ("a.txt", "empty", "is empty"), ("a.txt", "blank", "is empty"),
     ("a.txt", "one", "too few documents"),
     ("a.jsonl", "latin", "not UTF-8"), ("a.txt", "latin", "not UTF-8"), ("a.jsonl", "broken", "cannot read"),
     ("a.jsonl", "no field", "--text-field"), ("a.jsonl.gz", "truncated", "cannot read"),
