@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Iterator
 
 import torch
+from filelock import FileLock, Timeout
 
 
 class UserError(Exception):
@@ -73,3 +74,13 @@ def load_checkpoint(path: Path, mmap: bool = True) -> dict:
     if not isinstance(checkpoint, dict) or not {"model", "config", "lineage"} <= checkpoint.keys():
         raise UserError(f"{path} is a checkpoint of another program, name one that these scripts wrote")
     return checkpoint
+
+
+def lock(folder: Path) -> FileLock:
+    """Hold a folder until the process ends; raises UserError if another does, here or on a machine sharing the disk."""
+    held = FileLock(folder / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder} is being written by another run, wait until that has ended") from None
+    return held

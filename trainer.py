@@ -29,7 +29,7 @@ from tqdm import tqdm
 from cli import Parser, pick_device
 from data import Corpus, Interleaved
 from evaluate import MEANING, Loss, autocast, held_out_loss
-from files import UserError, atomic, checkpoint_path, load_checkpoint, save_checkpoint, write_error, write_json
+from files import UserError, atomic, checkpoint_path, load_checkpoint, lock, save_checkpoint, write_error, write_json
 from model import GPT, adamw, load_model
 
 STAGES = {"pretrain": ("pre", "post"), "posttrain": ("post", "pre"), "finetune": ("ft", "pre")}   # major, minor corpus
@@ -220,10 +220,11 @@ class Trainer:
         out = self.args.out
         log = out / "log.jsonl"
         try:
+            out.mkdir(parents=True, exist_ok=True)
+            self.lock = lock(out)
             if not self.saved:
                 for name in ("ckpt.pt", "last.pt", "run.json", "log.jsonl"):
                     (out / name).unlink(missing_ok=True)
-            out.mkdir(parents=True, exist_ok=True)
             for leftover in out.glob(".*.tmp"):
                 leftover.unlink()
             lines = log.read_text().splitlines(keepends=True) if log.exists() else []

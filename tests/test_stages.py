@@ -15,7 +15,7 @@ import torch
 import trainer
 from data import Windows, corpus_of
 from evaluate import Loss
-from files import load_checkpoint
+from files import load_checkpoint, lock
 from trainer import Trainer, learning_rate
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -57,7 +57,7 @@ def test_the_chain_reports_the_four_losses_and_what_comes_next(stage):
     assert "next: python evaluate.py out/finetune" in last.out
 
     for name in ("pretrain", "posttrain", "finetune"):
-        assert {path.name for path in Path("out", name).iterdir()} == {"ckpt.pt", "run.json", "log.jsonl"}
+        assert {path.name for path in Path("out", name).iterdir()} == {".lock", "ckpt.pt", "run.json", "log.jsonl"}
     lineage = report("finetune")["lineage"]
     assert [entry["stage"] for entry in lineage] == ["pretrain", "posttrain", "finetune"]
     assert lineage[0]["tokens"] == {"pre": 250 * 32, "post": 62 * 32}          # 8k and half of 4k, in windows of 32
@@ -281,7 +281,7 @@ def test_killed_and_resumed(start, stage, number, status):
     assert stage("pretrain", settings + " --resume").status == 0
     assert stage("pretrain", settings + " --out out/whole").status == 0
     assert_same(weights("pretrain"), weights("whole"))
-    assert {path.name for path in Path("out/pretrain").iterdir()} == {"ckpt.pt", "run.json", "log.jsonl"}
+    assert {path.name for path in Path("out/pretrain").iterdir()} == {".lock", "ckpt.pt", "run.json", "log.jsonl"}
 
 
 # ---- ranks
@@ -417,7 +417,7 @@ def test_a_full_disk_leaves_no_torn_file(stage):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert run.status == 2 and "no space left" in run.err and run.err.count("\n") == 1
-    assert {path.name for path in Path("out/pretrain").iterdir()} == {"log.jsonl"}
+    assert {path.name for path in Path("out/pretrain").iterdir()} == {".lock", "log.jsonl"}
     assert stage("pretrain", "--tokens 1k --resume").status == 0
 
 
@@ -426,3 +426,13 @@ def test_later_stages_find_the_corpora_by_themselves(stage):
     lineage = load_checkpoint(Path("out/pretrain/ckpt.pt"))["lineage"]
     assert corpus_of(lineage, "pre").record["source"] == "pre.jsonl"
     assert corpus_of(lineage, "post").record["source"] == "post.jsonl"
+
+
+def test_a_folder_is_written_by_one_run_at_a_time(stage):
+    Path("out/pretrain").mkdir(parents=True)
+    held = lock(Path("out/pretrain"))
+    second = stage("pretrain")
+    assert second.status == 2 and "is being written by another run" in second.err
+    assert not list(Path("out/pretrain").glob("[!.]*"))
+    held.release()
+    assert stage("pretrain", "--resume").status == 0
