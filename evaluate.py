@@ -1,8 +1,9 @@
-"""Held-out losses of finished runs: tables of every stage, JSON, and samples.
+"""Held-out losses of finished runs: tables of every stage, JSON, samples, frontiers and the paper's figures.
 
     python evaluate.py out/finetune
     python evaluate.py out/posttrain out/finetune --json
     python evaluate.py out/posttrain --sample 3 --prompt "X:1"
+    python evaluate.py --frontier out/toy --out frontier.png
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from cli import Parser, add_device_flags, launch, pick_device, positive, rate, seed
 from data import corpus_of, end_of_text, tokenizer_of
+from figures import TITLES, draw
 from files import checkpoint_path, load_checkpoint
 from model import GPT, load_model
 
@@ -163,15 +165,25 @@ def print_samples(path: Path, args: argparse.Namespace, device: torch.device) ->
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished stage")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished stage or, for "
+                        "figures, of many runs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.flag("sample", positive, "print N continuations of --prompt instead", metavar="N")
     parser.flag("prompt", str, "what the samples continue [the start of a document]", metavar="TEXT", default="")
     parser.flag("length", positive, "of a sample, in tokens [300]", default=300)
     parser.flag("temperature", rate, "of sampling, 0 for the likeliest token [0.8]", default=0.8)
     parser.flag("seed", seed, "of the samples [0]", default=0)
+    parser.add_argument("--frontier", dest="figure", action="store_const", const="frontier",
+                        help="draw Pareto frontiers of the runs, a line a recipe, and compare them")
+    parser.add_argument("--figure", choices=TITLES, help="draw a figure of the paper from the runs")
+    parser.flag("out", Path, "picture to write, with .csv and .md beside it [FIGURE.png]", metavar="FIG.png")
     add_device_flags(parser)
     args = parser.parse_args()
+    if args.figure:
+        out = args.out or Path(f"{args.figure}.png")
+        print(table(["claim", "where", "measured", "p", "verdict"], draw(args.figure, args.runs, out)))
+        print(f"saved {out}, {out.with_suffix('.csv')} and {out.with_suffix('.md')}")
+        return
     if args.prompt and not args.sample:
         parser.error("--prompt goes with --sample N")
     device, args.dtype = pick_device(args.device, args.dtype)

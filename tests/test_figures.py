@@ -1,0 +1,151 @@
+"""Figures from run folders alone: pictures, tables, data, and what is said of them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import figures
+from figures import FIGURES, read_points, stem
+
+BASE = {"L_im": 1.0, "L_ret": 2.0, "L_ft": 1.5, "L_pre": 1.4}
+
+
+def write_run(folder, losses={}, preset="toy", corpora=("web", "music", "chem"), lam=1.0, seed=1, stage3_lr=3e-4,
+              post_tokens=150_000, **post):
+    """The run.json that finetune.py would leave, as far as figures read it."""
+    pre, music, ft = corpora
+    post = {"seed": seed, "lr": 5e-4, "batch": 32, "dropout": 0.0, "replay": 0.0, "lora": False,
+            "compute_matched": False} | post
+    measured = {name: {"mean": mean, "se": 0.02} for name, mean in (BASE | losses).items()}
+    lineage = [{"args": {"preset": preset, "pre": pre, "post": music, "lam": lam, "mix": None, "seed": seed,
+                         "post_tokens": post_tokens}, "lam": lam, "losses": {}},
+               {"args": post, "losses": {}},
+               {"args": {"ft": ft, "seed": seed, "lr": stage3_lr}, "losses": measured}]
+    folder = Path(folder, "finetune")
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"stage": "finetune", "lineage": lineage}))
+
+
+def sweep_of_shares(root, seeds=3, **settings):
+    for seed in range(1, seeds + 1):
+        for k, lam in enumerate((0, 0.25, 0.5, 0.75, 1)):
+            losses = {"L_im": 1 + 0.001 * seed - 0.01 * lam, "L_ret": 2 - 0.4 * lam + 0.01 * ((seed * k) % 3)}
+            write_run(Path(root, f"lam{lam}-seed{seed}"), losses, lam=lam, seed=seed, **settings)
+
+
+def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2, preset="toy"):
+    settings = {"lam": 0.0 if recipe.startswith("unmixed") else 1.0, "lora": "LoRA" in recipe,
+                "dropout": 0.05 * ("dropout" in recipe), "replay": 0.05 * ("replay" in recipe)}
+    for seed in range(1, seeds + 1):
+        for k, lr in enumerate((1e-4, 3e-4, 1e-3)):
+            losses = {"L_ft": 2 - 0.2 * k, "L_ret": 1.5 + 0.3 * k - saved + 0.01 * seed, "L_pre": 1.5 - 0.1 * k}
+            write_run(Path(root, f"{recipe}-{pipeline[2]}-{seed}-{lr}".replace(" ", "")), losses, stage3_lr=lr,
+                      seed=seed, preset=preset, corpora=pipeline, **settings)
+
+
+def draw(stage, figure, root="runs"):
+    run = stage("evaluate", settings=f"--figure {figure} {root} --out figures/{figure}.png")
+    assert (run.status, run.err) == (0, "")
+    assert Path(f"figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+    return run.out
+
+
+def test_losses_against_lambda(stage):
+    sweep_of_shares("runs")
+    out = draw(stage, "fig3a")
+    falls, flat = out.splitlines()[1:3]
+    assert falls.split()[-2:] == ["0.125", "seen"] and flat.split()[-1] == "seen"
+    assert "150k" in falls and "web → music → chem" in falls
+    with open("figures/fig3a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 15 and {float(row["lam"]) for row in rows} == {0, 0.25, 0.5, 0.75, 1}
+    assert float(rows[0]["L_ret"]) == read_points([Path("runs")])[0]["L_ret"]
+    text = Path("figures/fig3a.md").read_text()
+    assert "| L_ret falls in λ | web → music → chem, \\|D_post\\| 150k |" in text
+    # L_ret at λ = 1 is 1.60 + 0.01 × (4, 8, 12 mod 3) = 1.61, 1.62, 1.60; at λ = 0 it is 2
+    assert "| 1 | 0.992 ± 0.001 | 1.610 ± 0.010 | 1.500 ± 0.000 | 1.400 ± 0.000 | 0.390 [0.380, 0.400] | 0.125" in text
+
+
+def test_a_seed_without_all_lambdas_is_left_out(stage):
+    sweep_of_shares("runs")
+    Path("runs/lam0.5-seed2/finetune/run.json").unlink()
+    draw(stage, "fig3b")
+    assert "1.610 ± 0.014" not in Path("figures/fig3b.md").read_text()
+    assert "| 1 | 0.992 ± 0.001 | 1.605 ± 0.007 |" in Path("figures/fig3b.md").read_text()
+
+
+def test_the_papers_numbers_go_into_figures_of_its_preset(stage, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "losses_of", lambda rows, x, y: drawn.append((x, len(rows))) or figures.losses(
+        [{x: float(row[x]), y: float(row[y])} for row in rows], (x, y)))
+    sweep_of_shares("135m", 1, preset="135m", post_tokens=30_000_000)
+    sweep_of_shares("toy", 1, post_tokens=30_000_000)
+    draw(stage, "fig3a", "toy")
+    assert not drawn
+    draw(stage, "fig3a", "135m")
+    assert drawn == [("lambda", 5), ("lambda", 5)]
+    drawn.clear()
+    for recipe in ("unmixed", "mixed", "mixed + dropout", "mixed + replay"):
+        frontier_of("fronts", recipe, 0.1, ("c4", "musicpile", "chempile"), 1, "135m")
+    draw(stage, "fig2", "fronts")
+    assert drawn == [("x_value", 12), ("x_value", 11), ("x_value", 18), ("x_value", 6)]     # views × recipes
+    drawn.clear()
+    draw(stage, "fig4", "fronts")
+    assert len(drawn) == 6                                                                  # columns × recipes
+
+
+@pytest.mark.parametrize("figure, recipes, claims", [
+    ("fig2", {"unmixed": 0, "mixed": 0.2}, {"the mixed frontier dominates": "seen"}),
+    ("fig4", {"unmixed": 0, "mixed": 0.2, "mixed + dropout": 0.3, "mixed + replay": 0.1},
+     {"dropout improves on mixing": "seen", "replay improves on mixing": "not seen"}),
+    ("fig6", {"unmixed": 0, "mixed": 0.2, "unmixed + dropout": 0.1, "unmixed + replay": 0.25},
+     {"dropout helps without mixing": "seen", "mixing helps more than dropout": "seen",
+      "replay helps without mixing": "seen", "mixing helps more than replay": "not seen"}),
+    ("fig7", {"unmixed": 0, "mixed": 0.2, "unmixed + LoRA": -0.2, "mixed + LoRA": 0.3},
+     {"mixing helps LoRA": "seen", "full beats LoRA, mixed": "not seen", "full beats LoRA, unmixed": "seen"}),
+])
+def test_each_claim_about_frontiers_can_be_seen_or_not(stage, figure, recipes, claims):
+    for recipe, saved in recipes.items():
+        frontier_of("runs", recipe, saved)
+    lines = draw(stage, figure).splitlines()
+    for claim, word in claims.items():
+        said = [line for line in lines if line.startswith(claim)]
+        assert len(said) == len(FIGURES[figure].views) and all(line.endswith("  " + word) for line in said)
+
+
+def test_gap_and_hypervolume_ratio_by_hand(stage):
+    frontier_of("runs", "unmixed", 0.0, seeds=1)
+    frontier_of("runs", "mixed", 0.2, seeds=1)
+    first = draw(stage, "fig2").splitlines()[1]
+    # up to (2.04, 2.19), unmixed is 0.08, 0.38 and 0.68 high over widths of 0.2, 0.2 and 0.04; mixed is 0.2 higher
+    assert "(L_ft, L_ret)" in first and f"gap in L_ret 0.200, hypervolume ratio {0.2072 / 0.1192:.3f}" in first
+
+
+def test_whatever_runs_there_are(stage):
+    frontier_of("runs", "unmixed", 0.0)
+    frontier_of("runs", "mixed + replay", 0.2)
+    run = stage("evaluate", settings="--frontier runs --out figures/any.png")
+    assert run.status == 0 and Path("figures/any.png").exists() and Path("figures/any.csv").exists()
+
+
+def test_a_corpus_is_called_by_its_file_or_name():
+    assert [stem(name) for name in ("web", "a/tunes.jsonl.gz", "my.folder/", "hub:org/name")] == \
+        ["web", "tunes", "my", "name"]
+
+
+@pytest.mark.parametrize("settings, message", [
+    ("--figure fig2 nowhere", "no finished fine-tuning run in nowhere"),
+    ("--figure fig3a runs", "no seed has runs at all of two or more values of λ"),
+    ("--figure fig3a twice", "differ in more than λ"),
+    ("--frontier runs other", "presets toy, 135m do not go into one figure"),
+    ("--figure fig2 runs --out runs/one/finetune/run.json/f.png", "cannot write"),
+])
+def test_what_cannot_be_drawn_is_one_line(stage, settings, message):
+    write_run("runs/one")
+    write_run("twice/one")
+    write_run("twice/two", stage3_lr=1e-3)
+    write_run("other/one", preset="135m")
+    run = stage("evaluate", settings=settings)
+    assert run.status == 2 and message in run.err and run.err.count("\n") == 1
