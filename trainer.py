@@ -222,6 +222,8 @@ class Trainer:
         try:
             out.mkdir(parents=True, exist_ok=True)
             self.lock = lock(out)
+            if (out / "run.json").exists() and not self.args.overwrite:
+                raise UserError(f"{out} has just been finished by another run, there is nothing left to do")
             if not self.saved:
                 for name in ("ckpt.pt", "last.pt", "run.json", "log.jsonl"):
                     (out / name).unlink(missing_ok=True)

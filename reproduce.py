@@ -1,0 +1,333 @@
+"""The paper's figures, each by one command: runs what is missing, reuses what is there, then draws.
+
+    python reproduce.py fig3a --seeds 3                      the toy model on the embedded corpora
+    python reproduce.py fig2 --corpora prose.jsonl tunes.txt chemistry.jsonl tasks.jsonl
+    python reproduce.py all --preset 135m --nproc-per-node 8
+    python reproduce.py fig3a --preset 135m --list pretrain  the commands, for a cluster
+
+Killed, or run again, or on several machines that share the folder, it goes on with what is not finished. The paper's
+1B figures 8 to 12 are the same targets with --preset 1b.
+"""
+
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import torch
+
+import finetune
+import posttrain
+import pretrain
+from cli import Parser, count, launch, pick_device, positive
+from figures import stem
+from files import UserError, lock
+from model import GPT, PRESETS, adamw, configure
+
+RETRY = 60                               # seconds until a run that another process had is tried again
+STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune}
+CORPORA = {"toy": ("web", "music", "chem", "chat"),                # D_pre, then $music, $chem and $chat below
+           "135m": ("c4", "musicpile", "chempile", "flan"),
+           "1b": ("c4", "musicpile", "chempile", "flan")}
+FIGURES = {     # Stage 1 | Stage 2 on each of it | Stage 3 on each of those; {a,b} is a run with a and one with b
+    "fig2": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+             "--post $chat $size --lam {0,1} | $sweep | --ft $after_chat $rates"],
+    "fig3a": ["--post $music $sizes --lam {0,0.25,0.5,0.75,1} | $fixed | --ft $chem $rate"],
+    "fig3b": ["--post $music $sizes --lam {0,0.25,0.5,0.75,1} | --compute-matched $once | --ft $chem $rate"],
+    "fig4": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+             "--post $music $size --lam 1 | $dropout $sweep | --ft {$chem,$chat} $rates",
+             "--post $music $size --lam 1 | $replay $sweep | --ft {$chem,$chat} $rates"],
+    "fig6": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+             "--post $music $size --lam 0 | $dropout $sweep | --ft {$chem,$chat} $rates",
+             "--post $music $size --lam 0 | $replay $sweep | --ft {$chem,$chat} $rates"],
+    "fig7": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+             "--post $music $size --lam {0,1} | --lora $lora | --ft {$chem,$chat} $rates"],
+}
+FIGURES["fig5"] = FIGURES["fig4"]                                  # the other view of the same runs
+SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silent; toy is ours
+    "toy": {
+        "size": "", "sizes": "", "fixed": "--lr 5e-4", "once": "--batch 8 --lr 2e-3", "sweep": "--lr {5e-4,1e-3}",
+        "dropout": "--dropout 0.05", "replay": "--replay 0.05", "lora": "--lr {1e-3,3e-3}",
+        "rate": "--lr 3e-4", "rates": "--lr {1e-4,3e-4,1e-3}", "after_chat": "{$chem,$music}"},
+    "135m": {
+        "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}", "fixed": "--lr 5e-4",
+        "once": "--lr 5e-4", "sweep": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "dropout": "--dropout {0.02,0.05}", "replay": "--replay 0.01", "lora": "--lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "rate": "--lr 5e-5", "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}", "after_chat": "{$chem,$music}"},
+    "1b": {
+        "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}", "fixed": "--lr 5e-5",
+        "once": "--lr 5e-5", "sweep": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "dropout": "--dropout {0.02,0.05}", "replay": "--replay 0.01", "lora": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "rate": "--lr 5e-5", "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}", "after_chat": "$chem"},
+}
+
+
+class Run(NamedTuple):
+    """One stage: its flags, its folder, and the run it starts from."""
+    stage: str
+    flags: tuple[str, ...]
+    out: Path
+    parent: "Run | None"
+
+    def finished(self) -> bool:
+        return (self.out / "run.json").exists()
+
+    def ancestors(self) -> "list[Run]":
+        return [self.parent, *self.parent.ancestors()] if self.parent else []
+
+    def taken(self) -> bool:
+        """Whether another process, here or on a machine that shares the folder, has finished it or is at it."""
+        try:
+            if self.out.exists():
+                lock(self.out).release()
+        except UserError:
+            return True
+        return self.finished()
+
+    def log(self) -> Path:
+        """What it prints, beside its folder."""
+        return self.out.with_name(f"{self.stage}.log")
+
+    def result(self) -> str:
+        """Its losses, in nats per token."""
+        losses = json.loads((self.out / "run.json").read_text())["losses"]
+        return "  ".join(f"{name} {loss['mean']:.3f}" for name, loss in losses.items())
+
+    def command(self, processes: int, python: str = "python") -> list[str]:
+        """As typed by a person; finished it does nothing, unfinished it continues."""
+        script = os.path.relpath(Path(__file__).parent / f"{self.stage}.py")
+        launcher = [python] if processes == 1 else ["torchrun", "--standalone", f"--nproc_per_node={processes}"]
+        start = ["--init", str(self.parent.out)] if self.parent else []
+        return [*launcher, script, *self.flags, *start, "--out", str(self.out), "--resume"]
+
+    def number(self, flag: str) -> float:
+        """The value of a flag, or the preset's default."""
+        if f"--{flag}" in self.flags:
+            text = self.flags[self.flags.index(f"--{flag}") + 1]
+        else:
+            first = [self, *self.ancestors()][-1]
+            column = list(PRESETS).index(first.flags[first.flags.index("--preset") + 1])
+            text = STAGES[self.stage].DEFAULTS[flag][column].rstrip("*")
+        return float(text) if flag in ("lam", "replay") else count(text)
+
+    def tokens(self) -> float:
+        """To train on: at most, where a stage may stop early."""
+        if self.stage == "pretrain":
+            return self.number("tokens") + self.number("lam") * self.number("post-tokens")
+        if "--compute-matched" in self.flags:
+            return (1 - self.parent.number("lam")) * self.parent.number("post-tokens")
+        return self.number("max-tokens" if self.stage == "posttrain" else "tokens") / (1 - self.number("replay"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A target → its runs
+
+def expand(line: str) -> Iterator[tuple[str, ...]]:
+    """The words of a line, once for every choice among {a,b}; the last choice varies fastest."""
+    return itertools.product(*(word.strip("{}").split(",") for word in line.split()))
+
+
+def folder_name(words: tuple[str, ...]) -> str:
+    """("--post", "my/tunes.txt", "--lam", "0.5") → tunes-lam0.5."""
+    name = ""
+    for flag, word in itertools.pairwise((*words, "")):
+        if flag in ("--post", "--ft"):
+            name += f"-{stem(word)}"
+        elif flag.startswith("--"):
+            name += f"-{flag[2:]}" + ("" if word.startswith("--") else word)
+    return name[1:]
+
+
+def plan(target: str, preset: str, corpora: tuple[str, ...], seeds: int, root: Path) -> list[Run]:
+    """The runs of a figure, parents before children, one seed after another, each once.
+
+    Raises UserError if two of them would share a folder: corpora whose files have the same name.
+    """
+    names = dict(zip(("$music", "$chem", "$chat"), corpora[1:]))
+    runs = {}
+
+    def add(stage: str, words: tuple[str, ...], parent: Run | None, folder: Path, seed: int) -> Run:
+        run = Run(stage, (*words, "--seed", str(seed)), folder / stage, parent)
+        if runs.setdefault(run.out, run) != run:
+            raise UserError(f"two corpora would share {run.out}, rename one of their files")
+        return run
+
+    for seed, line in itertools.product(range(1, seeds + 1), FIGURES[target]):
+        stages = [[tuple(names.get(word, word) for word in words) for words in expand(part)]
+                  for part in Template(line).safe_substitute(SETTINGS[preset]).split("|")]
+        for words in stages[0]:
+            folder = root / f"{folder_name(words)}-seed{seed}"
+            first = add("pretrain", ("--preset", preset, "--pre", corpora[0], *words), None, folder, seed)
+            for words in stages[1]:
+                second = add("posttrain", words, first, folder / folder_name(words), seed)
+                for words in stages[2]:
+                    add("finetune", words, second, second.out.parent / folder_name(words), seed)
+    return list(runs.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cost
+
+def tokens_per_second(preset: str, threads: int) -> float:
+    """Of training steps of the preset's model here and now, eager, on one device or so many CPU threads."""
+    torch.set_num_threads(threads)
+    device, dtype = pick_device(None, None)
+    model = GPT(configure(preset, 256 if preset == "toy" else 50_257)).to(device)
+    optimizer = adamw(model, 1e-4, 0.1)
+    sequences = 32 if preset == "toy" else 8 if device.type == "cuda" else 1
+    tokens = torch.randint(256, (sequences, model.config.context + 1), device=device)
+    seconds = []
+    for _ in range(4 if device.type == "cpu" and preset != "toy" else 12):
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = model(tokens[:, :-1], tokens[:, 1:]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()                                      # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return sequences * model.config.context / sorted(seconds)[len(seconds) // 2]
+
+
+def duration(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h" if hours >= 2 else f"{max(1, round(60 * hours))} min"
+
+
+def cost(target: str, preset: str, runs: list[Run], jobs: int, processes: int) -> str:
+    """A line that says what there is to do, and how long that takes if every stage uses all its tokens."""
+    start_up = time.process_time()                       # what every run spends before its first step: as this one did
+    left = [run for run in runs if not run.finished()]
+    line = f"{target}: {len(runs)} runs, {len(runs) - len(left)} of them finished"
+    if not left:
+        return line
+    tokens, speed = sum(run.tokens() for run in left), tokens_per_second(preset, max(1, cores() // jobs))
+    seconds = (tokens / (speed * processes) + start_up * len(left)) / jobs
+    return (f"{line}; {tokens / 1e6:,.1f}M tokens to go, at {jobs} × {speed * processes:,.0f} tokens/s "
+            f"about {duration(seconds)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(slot: int, jobs: int, processes: int) -> dict[str, str]:
+    """Each of the jobs has its share of the cores and, where there are several, of the GPUs."""
+    share = {"OMP_NUM_THREADS": str(max(1, cores() // (jobs * processes)))} | os.environ
+    if jobs > 1 and (gpus := torch.cuda.device_count()):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(visible[(slot * processes + k) % gpus] for k in range(processes))
+    return share
+
+
+def last_lines(log: Path) -> str:
+    return "\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-5:])
+
+
+def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
+    """Run what is not finished, `jobs` at a time, each after its parent; returns the failed runs and their last lines.
+
+    A run that another process is at is left to it. However this function ends, so do the runs it started, saving first.
+    """
+    waiting = [run for run in runs if not run.finished()]
+    total, work, ended, done, started = len(waiting), sum(run.tokens() for run in waiting), 0, 0.0, time.monotonic()
+    running, failed, not_before = {}, {}, {}
+    try:
+        while waiting or running:
+            for slot, (run, process) in list(running.items()):
+                if (status := process.poll()) is None:
+                    continue
+                del running[slot]
+                if status and run.taken():
+                    not_before[run] = time.monotonic() + RETRY
+                    waiting.append(run)
+                    continue
+                ended, done = ended + 1, done + run.tokens()
+                if status:
+                    failed[run] = last_lines(run.log())
+                left = duration((time.monotonic() - started) * (work - done) / done)
+                print(f"{ended}/{total} {run.out}: {'FAILED' if status else run.result()}; {left} left", flush=True)
+            waiting = [run for run in waiting if not run.finished() and not failed.keys() & set(run.ancestors())]
+            now = time.monotonic()
+            ready = [run for run in waiting
+                     if now >= not_before.get(run, 0) and (not run.parent or run.parent.finished())]
+            for slot, run in zip((slot for slot in range(jobs) if slot not in running), ready):
+                waiting.remove(run)
+                run.out.parent.mkdir(parents=True, exist_ok=True)
+                with open(run.log(), "a") as log:
+                    running[slot] = run, subprocess.Popen(run.command(processes, sys.executable), stdout=log,
+                                                          stderr=log, env=environment(slot, jobs, processes))
+            time.sleep(0.2)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.wait()
+    return failed
+
+
+def draw(target: str, runs: list[Run], root: Path) -> None:
+    """evaluate.py's figure of a target's runs, of those that are there."""
+    there = [str(run.out) for run in runs if run.stage == "finetune" and run.finished()]
+    print(f"\n{target}: {len(there)} runs", flush=True)
+    script = Path(__file__).parent / "evaluate.py"
+    subprocess.run([sys.executable, script, "--figure", target, *there, "--out", root / "figures" / f"{target}.png"])
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("target", choices=("all", *sorted(FIGURES)), help="figure of the paper")
+    parser.add_argument("--preset", choices=PRESETS, default="toy", help="grid and model [toy]")
+    parser.add_argument("--corpora", nargs=4, metavar=("PRE", "MUSIC", "CHEM", "CHAT"),
+                        help="your own in place of web music chem chat, or c4 musicpile chempile flan")
+    parser.flag("seeds", positive, "everything N times, with seeds 1 to N [1]", metavar="N", default=1)
+    parser.flag("jobs", positive, "runs at once [one a GPU, or one a CPU core]", metavar="N")
+    parser.flag("nproc-per-node", positive, "processes a run, by torchrun, a GPU each [1]", metavar="N", default=1)
+    parser.flag("out", Path, "folder of all runs and figures [out/PRESET, and -PRE with --corpora]", metavar="DIR")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--list", nargs="?", const="all", choices=("all", *STAGES), metavar="STAGE",
+                      help="only print the commands: of a stage, which can all run at once, or stage by stage")
+    only.add_argument("--cost", action="store_true", help="only print the cost")
+    args = parser.parse_args()
+    root = args.out or Path("out", args.preset + (f"-{stem(args.corpora[0])}" if args.corpora else ""))
+    corpora = tuple(args.corpora or CORPORA[args.preset])
+    targets = sorted(FIGURES) if args.target == "all" else [args.target]
+    plans = {target: plan(target, args.preset, corpora, args.seeds, root) for target in targets}
+    runs = list({run.out: run for of_target in plans.values() for run in of_target}.values())
+    processes = args.nproc_per_node
+    jobs = args.jobs or max(1, (torch.cuda.device_count() or cores()) // processes)
+
+    if args.list:
+        for stage in STAGES if args.list == "all" else [args.list]:
+            if args.list == "all":
+                print(f"# {stage}")
+            for run in runs:
+                if run.stage == stage:
+                    print(shlex.join(run.command(processes)))
+        return
+
+    print(cost(args.target, args.preset, runs, jobs, processes), flush=True)
+    if args.cost:
+        return
+    failed = execute(runs, jobs, processes)
+    for target, of_target in plans.items():
+        draw(target, of_target, root)
+    for run, lines in failed.items():
+        print(f"\nFAILED {shlex.join(run.command(processes))}\n{lines}", file=sys.stderr)
+    if failed:
+        missing = sum(not run.finished() for run in runs)
+        raise UserError(f"{len(failed)} runs failed, {missing} are missing, mend the cause and run this again")
+
+
+if __name__ == "__main__":
+    launch(main)
