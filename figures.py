@@ -5,6 +5,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,19 +245,23 @@ def compare(better: list[dict], worse: list[dict], view: tuple[str, str]) -> tup
     return gap, ratio, verdict(gap, ratio)
 
 
+def panels(figure: Frontiers, points: list[dict]) -> list[tuple[tuple[str, str], str, Sequence[str]]]:
+    """View, pipeline and recipes of each panel, row by row: views down, unless there is one, then pipelines."""
+    return list(itertools.product(figure.views, distinct(points, "pipeline"), figure.recipes))
+
+
 def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]], list[list[str]]]:
-    """Draw a figure of frontiers, pipelines and recipes across and views down; returns as `shares` does."""
+    """Draw a figure of frontiers, one panel for each of `panels`; returns as `shares` does."""
     figure = FIGURES[name]
-    columns = [(pipeline, recipes) for pipeline in distinct(points, "pipeline") for recipes in figure.recipes]
-    for view, row in zip(figure.views, axes):
-        for (pipeline, recipes), axis in zip(columns, row):
-            for recipe in recipes:
-                if some := having(points, pipeline=pipeline, recipe=recipe):
-                    _front(axis, some, recipe, view)
-            if points[0]["preset"] == "135m":
-                _paper_fronts(axis, name, pipeline, recipes, view)
-            axis.set(xlabel=f"{view[0]} (nats per token)", ylabel=f"{view[1]} (nats per token)", title=pipeline)
-            axis.legend()
+    for (view, pipeline, recipes), axis in zip(panels(figure, points), axes.flat):
+        for recipe in recipes:
+            if some := having(points, pipeline=pipeline, recipe=recipe):
+                _front(axis, some, recipe, view)
+        if points[0]["preset"] == "135m":
+            _paper_fronts(axis, name, pipeline, recipes, view)
+        axis.set(xlabel=f"{view[0]} (nats per token)", ylabel=f"{view[1]} (nats per token)", title=pipeline)
+    labelled = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
+    axes.flat[0].figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
     verdicts = []
     for claim, (better, worse) in figure.claims.items():
         for pipeline in distinct(points, "pipeline"):
@@ -285,12 +290,13 @@ def _front(axis, points: list[dict], recipe: str, view: tuple[str, str]) -> None
     if len(by_seed) == 1 or low >= high:
         for front in by_seed:
             axis.plot(*front.T, line + marker, color=colour, markerfacecolor=face, markersize=5, linewidth=1.6,
-                      label=recipe if front is by_seed[0] else None)
+                      label=recipe)
         return
     x = np.linspace(low, high, 50)
     y = np.array([np.interp(x, *front.T) for front in by_seed])
     band = [estimate(column[:, None]) for column in y.T]
-    axis.plot(x, y.mean(axis=0), line, color=colour, linewidth=1.6, label=f"{recipe}, {len(by_seed)} seeds")
+    axis.plot(x, y.mean(axis=0), line, color=colour, linewidth=1.6, marker=marker, markevery=7, markerfacecolor=face,
+              markersize=5, label=f"{recipe}, {len(by_seed)} seeds")
     axis.fill_between(x, [one.low for one in band], [one.high for one in band], color=colour, alpha=0.15, linewidth=0)
 
 
@@ -301,7 +307,9 @@ def _paper_fronts(axis, name: str, pipeline: str, recipes: Sequence[str], view: 
         same = [row for row in rows if row["recipe"].replace("+", " + ") == recipe
                 and row["pipeline"].lower().replace(">", " → ") == pipeline + column]
         if same:
-            axis.plot(*losses_of(same, "x_value", "y_value").T, "--", color=STYLE[recipe][0], linewidth=0.8,
+            line = losses_of(same, "x_value", "y_value")
+            line = line[np.flatnonzero(np.diff(line[:, 0], prepend=np.inf) < 0)[-1]:]       # what paper/README.md says
+            axis.plot(*line.T, "--", color=STYLE[recipe][0], linewidth=0.8,
                       label=f"paper, {recipe}")
 
 
@@ -328,7 +336,8 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
         raise UserError(f"runs of presets {', '.join(distinct(points, 'preset'))} do not go into one figure")
     pipelines = len(distinct(points, "pipeline"))
     if name in FIGURES:
-        shape = len(FIGURES[name].views), pipelines * len(FIGURES[name].recipes)
+        views, columns = len(FIGURES[name].views), len(FIGURES[name].recipes)
+        shape = (views, pipelines * columns) if views > 1 else (pipelines, columns)
         header = ["pipeline", "recipe", "runs", "seeds", *(f"lowest {loss}" for loss in LOSSES)]
     else:
         shape = pipelines, 2

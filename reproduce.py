@@ -42,11 +42,11 @@ FIGURES = {     # Stage 1 | Stage 2 on each of it | Stage 3 on each of those; {a
     "fig3a": ["--post $music $sizes --lam {0,0.25,0.5,0.75,1} | $fixed | --ft $chem $rate"],
     "fig3b": ["--post $music $sizes --lam {0,0.25,0.5,0.75,1} | --compute-matched $once | --ft $chem $rate"],
     "fig4": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
-             "--post $music $size --lam 1 | $dropout $sweep | --ft {$chem,$chat} $rates",
-             "--post $music $size --lam 1 | $replay $sweep | --ft {$chem,$chat} $rates"],
+             "--post $music $size --lam 1 | $dropout | --ft {$chem,$chat} $rates",
+             "--post $music $size --lam 1 | $replay | --ft {$chem,$chat} $rates"],
     "fig6": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
-             "--post $music $size --lam 0 | $dropout $sweep | --ft {$chem,$chat} $rates",
-             "--post $music $size --lam 0 | $replay $sweep | --ft {$chem,$chat} $rates"],
+             "--post $music $size --lam 0 | $dropout | --ft {$chem,$chat} $rates",
+             "--post $music $size --lam 0 | $replay | --ft {$chem,$chat} $rates"],
     "fig7": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
              "--post $music $size --lam {0,1} | --lora $lora | --ft {$chem,$chat} $rates"],
 }
@@ -54,18 +54,23 @@ FIGURES["fig5"] = FIGURES["fig4"]                                  # the other v
 SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silent; toy is ours
     "toy": {
         "size": "", "sizes": "", "fixed": "--lr 5e-4", "once": "--batch 8 --lr 2e-3", "sweep": "--lr {5e-4,1e-3}",
-        "dropout": "--dropout 0.05", "replay": "--replay 0.05", "lora": "--lr {1e-3,3e-3}",
-        "rate": "--lr 3e-4", "rates": "--lr {1e-4,3e-4,1e-3}", "after_chat": "{$chem,$music}"},
+        "dropout": "--dropout 0.05 --lr {5e-4,1e-3}", "replay": "--replay 0.05 --lr {5e-4,1e-3}",
+        "lora": "--lr {1e-3,3e-3}", "rate": "--lr 3e-4", "rates": "--lr {1e-4,3e-4,1e-3}",
+        "after_chat": "{$chem,$music}"},
     "135m": {
         "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}", "fixed": "--lr 5e-4",
         "once": "--lr 5e-4", "sweep": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
-        "dropout": "--dropout {0.02,0.05}", "replay": "--replay 0.01", "lora": "--lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
-        "rate": "--lr 5e-5", "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}", "after_chat": "{$chem,$music}"},
+        "dropout": "--dropout {0.02,0.05} --batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "replay": "--replay 0.01 --batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "lora": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}", "rate": "--lr 5e-5",
+        "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}", "after_chat": "{$chem,$music}"},
     "1b": {
         "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}", "fixed": "--lr 5e-5",
         "once": "--lr 5e-5", "sweep": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
-        "dropout": "--dropout {0.02,0.05}", "replay": "--replay 0.01", "lora": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
-        "rate": "--lr 5e-5", "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}", "after_chat": "$chem"},
+        "dropout": "--dropout {0.02,0.05} --lr {1e-5,2e-5,5e-5}",
+        "replay": "--replay 0.01 --lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "lora": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}", "rate": "--lr 5e-5", "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "after_chat": "$chem"},
 }
 
 
@@ -103,9 +108,9 @@ class Run(NamedTuple):
     def command(self, processes: int, python: str = "python") -> list[str]:
         """As typed by a person; finished it does nothing, unfinished it continues."""
         script = os.path.relpath(Path(__file__).parent / f"{self.stage}.py")
-        launcher = [python] if processes == 1 else ["torchrun", "--standalone", f"--nproc_per_node={processes}"]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         start = ["--init", str(self.parent.out)] if self.parent else []
-        return [*launcher, script, *self.flags, *start, "--out", str(self.out), "--resume"]
+        return [python, *torchrun * (processes > 1), script, *self.flags, *start, "--out", str(self.out), "--resume"]
 
     def number(self, flag: str) -> float:
         """The value of a flag, or the preset's default."""
@@ -208,10 +213,10 @@ def cost(target: str, preset: str, runs: list[Run], jobs: int, processes: int) -
     line = f"{target}: {len(runs)} runs, {len(runs) - len(left)} of them finished"
     if not left:
         return line
-    tokens, speed = sum(run.tokens() for run in left), tokens_per_second(preset, max(1, cores() // jobs))
+    tokens, speed = sum(run.tokens() for run in left), tokens_per_second(preset, threads(jobs * processes))
     seconds = (tokens / (speed * processes) + start_up * len(left)) / jobs
-    return (f"{line}; {tokens / 1e6:,.1f}M tokens to go, at {jobs} × {speed * processes:,.0f} tokens/s "
-            f"about {duration(seconds)}")
+    amount = f"{tokens / 1e9:,.1f}B" if tokens >= 1e9 else f"{tokens / 1e6:.1f}M"
+    return f"{line}; {amount} tokens to go, at {jobs} × {speed * processes:,.0f} tokens/s about {duration(seconds)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,9 +226,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads(at_once: int) -> int:
+    """A process's share of the cores."""
+    return max(1, cores() // at_once)
+
+
 def environment(slot: int, jobs: int, processes: int) -> dict[str, str]:
     """Each of the jobs has its share of the cores and, where there are several, of the GPUs."""
-    share = {"OMP_NUM_THREADS": str(max(1, cores() // (jobs * processes)))} | os.environ
+    share = {"OMP_NUM_THREADS": str(threads(jobs * processes))} | os.environ
     if jobs > 1 and (gpus := torch.cuda.device_count()):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         share["CUDA_VISIBLE_DEVICES"] = ",".join(visible[(slot * processes + k) % gpus] for k in range(processes))
@@ -255,8 +265,9 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
                 ended, done = ended + 1, done + run.tokens()
                 if status:
                     failed[run] = last_lines(run.log())
-                left = duration((time.monotonic() - started) * (work - done) / done)
-                print(f"{ended}/{total} {run.out}: {'FAILED' if status else run.result()}; {left} left", flush=True)
+                seconds = (time.monotonic() - started) * (work - done) / max(done, 1)
+                print(f"{ended}/{total} {run.out}: {'FAILED' if status else run.result()}"
+                      + (f"; {duration(seconds)} left" if done < work else ""), flush=True)
             waiting = [run for run in waiting if not run.finished() and not failed.keys() & set(run.ancestors())]
             now = time.monotonic()
             ready = [run for run in waiting
@@ -276,12 +287,13 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
     return failed
 
 
-def draw(target: str, runs: list[Run], root: Path) -> None:
-    """evaluate.py's figure of a target's runs, of those that are there."""
+def draw(target: str, runs: list[Run], root: Path) -> bool:
+    """evaluate.py's figure of a target's runs, of those that are there; returns whether it could be drawn."""
     there = [str(run.out) for run in runs if run.stage == "finetune" and run.finished()]
     print(f"\n{target}: {len(there)} runs", flush=True)
     script = Path(__file__).parent / "evaluate.py"
-    subprocess.run([sys.executable, script, "--figure", target, *there, "--out", root / "figures" / f"{target}.png"])
+    command = [sys.executable, script, "--figure", target, *there, "--out", root / "figures" / f"{target}.png"]
+    return subprocess.run(command).returncode == 0
 
 
 def main() -> None:
@@ -320,13 +332,14 @@ def main() -> None:
     if args.cost:
         return
     failed = execute(runs, jobs, processes)
-    for target, of_target in plans.items():
-        draw(target, of_target, root)
+    drawn = [draw(target, of_target, root) for target, of_target in plans.items()]
     for run, lines in failed.items():
         print(f"\nFAILED {shlex.join(run.command(processes))}\n{lines}", file=sys.stderr)
     if failed:
         missing = sum(not run.finished() for run in runs)
         raise UserError(f"{len(failed)} runs failed, {missing} are missing, mend the cause and run this again")
+    if not all(drawn):
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,9 @@ def test_the_paths_spell_the_tree():
     dropout = next(run for run in of_stage(runs, "finetune") if "dropout" in str(run.out))
     assert str(dropout.out) == "out/x/tunes-lam1-seed1/dropout0.05-lr5e-4/chem-lr1e-4/finetune"
     assert shlex.join(dropout.parent.command(8)) == (
-        f"torchrun --standalone --nproc_per_node=8 {os.path.relpath(ROOT / 'posttrain.py')} --dropout 0.05 --lr 5e-4 "
-        "--seed 1 --init out/x/tunes-lam1-seed1/pretrain --out out/x/tunes-lam1-seed1/dropout0.05-lr5e-4/posttrain "
+        f"python -m torch.distributed.run --standalone --nproc_per_node=8 {os.path.relpath(ROOT / 'posttrain.py')} "
+        "--dropout 0.05 --lr 5e-4 --seed 1 --init out/x/tunes-lam1-seed1/pretrain "
+        "--out out/x/tunes-lam1-seed1/dropout0.05-lr5e-4/posttrain "
         "--resume")
 
 
