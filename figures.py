@@ -110,7 +110,7 @@ def having(points: list[dict], **values: object) -> list[dict]:
 
 def losses(points: list[dict], names: Sequence[str]) -> ndarray:
     """(n, len(names)), nats per token."""
-    return np.array([[point[name] for name in names] for point in points]).reshape(-1, len(names))
+    return np.array([[point[name] for name in names] for point in points], dtype=float)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def shares(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]
     verdicts, values = [], []
     for pipeline, row in zip(distinct(points, "pipeline"), axes):
         sizes = sorted(distinct(having(points, pipeline=pipeline), "post_tokens"))
-        for size, shade in zip(sizes, np.linspace(1, 0.45, len(sizes))):
+        for size, shade, marker in zip(sizes, np.linspace(1, 0.45, len(sizes)), itertools.cycle("os^D")):
             lams, by_loss = curves(having(points, pipeline=pipeline, post_tokens=size))
             where = f"{pipeline}, |D_post| {tokens(size)}"
             for claim, statistic, one in judge_shares(name, lams, by_loss):
@@ -169,12 +169,11 @@ def shares(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]
                 values.append([where, f"{lam:g}", *(_mean(by_loss[loss][:, k]) for loss in LOSSES),
                                *((str(saved), _p(saved)) if k else ("–", "–"))])
             for axis, loss in zip(row, ("L_im", "L_ret")):
-                _curve(axis, lams, by_loss[loss], f"{tokens(size)}, {len(by_loss[loss])} seeds", shade)
+                _curve(axis, lams, by_loss[loss], f"|D_post| {tokens(size)}", shade, marker)
                 if points[0]["preset"] == "135m":
-                    _paper_curve(axis, name[-1], loss, tokens(size))
+                    _paper_curve(axis, name[-1], loss, tokens(size), shade)
         for axis, loss in zip(row, ("L_im", "L_ret")):
             axis.set(xlabel="λ", ylabel=f"{loss} (nats per token)", title=pipeline, xticks=lams)
-            axis.legend(title="|D_post|")
         span = max(np.ptp(axis.get_ylim()) for axis in row)       # equal, so that flat looks flat beside what falls
         for axis in row:
             middle = np.mean(axis.get_ylim())
@@ -182,10 +181,12 @@ def shares(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]
     return verdicts, values
 
 
-def _curve(axis, lams: ndarray, by_seed: ndarray, label: str, shade: float) -> None:
-    mean, best = by_seed.mean(axis=0), by_seed.mean(axis=0).argmin()
-    colour = STYLE["mixed"][0]
-    axis.plot(lams, mean, "-o", color=colour, alpha=shade, markersize=4, label=label.removesuffix(", 1 seeds"))
+def _curve(axis, lams: ndarray, by_seed: ndarray, label: str, shade: float, marker: str) -> None:
+    """Mean over seeds (seeds, k) with a star at its minimum, its interval as a band, every seed as a dot."""
+    mean, colour = by_seed.mean(axis=0), STYLE["mixed"][0]
+    best = mean.argmin()
+    label += f", {len(by_seed)} seeds" * (len(by_seed) > 1)
+    axis.plot(lams, mean, "-" + marker, color=colour, alpha=shade, markersize=4, label=label)
     axis.plot(lams[best], mean[best], "*", color=colour, alpha=shade, markersize=14)
     if len(by_seed) > 1:
         drawn = [estimate(column[:, None]) for column in by_seed.T]
@@ -199,14 +200,11 @@ def _paper_rows(file: str) -> list[dict]:
         return list(csv.DictReader(lines))
 
 
-def _paper_curve(axis, panel: str, loss: str, size: str) -> None:
+def _paper_curve(axis, panel: str, loss: str, size: str, shade: float) -> None:
     rows = having(_paper_rows("fig3.csv"), panel=panel, metric=loss, post_tokens=size)
     if rows:
-        axis.plot(*losses_of(rows, "lambda", "loss").T, "--", color="grey", linewidth=0.8, label=f"paper, {size}")
-
-
-def losses_of(rows: list[dict], x: str, y: str) -> ndarray:
-    return np.array([[float(row[x]), float(row[y])] for row in rows])
+        axis.plot(*losses(rows, ("lambda", "loss")).T, "--", color=STYLE["mixed"][0], alpha=shade, linewidth=0.8,
+                  label=f"paper, {size}")
 
 
 def _p(one: Estimate) -> str:
@@ -230,7 +228,7 @@ def compare(better: list[dict], worse: list[dict], view: tuple[str, str]) -> tup
     """Gap in L_ret at the view's other loss matched, logarithm of the ratio of hypervolumes, and the verdict on both.
 
     Over the seeds that both have; the claim is that both are above 0. The reference point of the hypervolumes is
-    `reference_point` of all fronts compared. A log ratio is nan where a front is empty.
+    `reference_point` of all fronts compared.
     """
     matched = ({"L_ret", *view} - {"L_ret"}).pop(), "L_ret"
     by_seed = [fronts(points, matched) for points in (better, worse)]
@@ -260,8 +258,6 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
         if points[0]["preset"] == "135m":
             _paper_fronts(axis, name, pipeline, recipes, view)
         axis.set(xlabel=f"{view[0]} (nats per token)", ylabel=f"{view[1]} (nats per token)", title=pipeline)
-    labelled = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
-    axes.flat[0].figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
     verdicts = []
     for claim, (better, worse) in figure.claims.items():
         for pipeline in distinct(points, "pipeline"):
@@ -307,7 +303,7 @@ def _paper_fronts(axis, name: str, pipeline: str, recipes: Sequence[str], view: 
         same = [row for row in rows if row["recipe"].replace("+", " + ") == recipe
                 and row["pipeline"].lower().replace(">", " → ") == pipeline + column]
         if same:
-            line = losses_of(same, "x_value", "y_value")
+            line = losses(same, ("x_value", "y_value"))
             line = line[np.flatnonzero(np.diff(line[:, 0], prepend=np.inf) < 0)[-1]:]       # what paper/README.md says
             axis.plot(*line.T, "--", color=STYLE[recipe][0], linewidth=0.8,
                       label=f"paper, {recipe}")
@@ -347,6 +343,8 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
     figure, axes = plt.subplots(*shape, figsize=(3.4 * shape[1], 3.0 * shape[0]), squeeze=False, layout="constrained")
     verdicts, values = (frontiers if name in FIGURES else shares)(name, points, axes)
 
+    labelled = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
     verdict_header = ["claim", "where", "measured", "p", "verdict"]
     text = (f"# {TITLES[name]}\n\n![{TITLES[name]}]({out.name})\n\n{markdown(verdict_header, verdicts)}\n"
             f"{markdown(header, values)}\n"

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
-import figures
 from figures import FIGURES, read_points, stem
 
 BASE = {"L_im": 1.0, "L_ret": 2.0, "L_ft": 1.5, "L_pre": 1.4}
@@ -77,23 +77,25 @@ def test_a_seed_without_all_lambdas_is_left_out(stage):
 
 
 def test_the_papers_numbers_go_into_figures_of_its_preset(stage, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures, "losses_of", lambda rows, x, y: drawn.append((x, len(rows))) or figures.losses(
-        [{x: float(row[x]), y: float(row[y])} for row in rows], (x, y)))
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *args, **more: (
+        drawn.append((more["label"], len(args[0]))) if more.get("label", "").startswith("paper") else None,
+        plot(self, *args, **more))[1])
     sweep_of_shares("135m", 1, preset="135m", post_tokens=30_000_000)
     sweep_of_shares("toy", 1, post_tokens=30_000_000)
     draw(stage, "fig3a", "toy")
     assert not drawn
     draw(stage, "fig3a", "135m")
-    assert drawn == [("lambda", 5), ("lambda", 5)]
+    assert drawn == [("paper, 30M", 5)] * 2
     drawn.clear()
     for recipe in ("unmixed", "mixed", "mixed + dropout", "mixed + replay"):
         frontier_of("fronts", recipe, 0.1, ("c4", "musicpile", "chempile"), 1, "135m")
-    draw(stage, "fig2", "fronts")
-    assert drawn == [("x_value", 12), ("x_value", 11), ("x_value", 18), ("x_value", 6)]     # views × recipes
+    draw(stage, "fig2", "fronts")                # the first stretch of unmixed, 12 of 18 points, is left out
+    assert drawn == [("paper, unmixed", 12), ("paper, mixed", 11), ("paper, unmixed", 6), ("paper, mixed", 6)]
     drawn.clear()
     draw(stage, "fig4", "fronts")
-    assert len(drawn) == 6                                                                  # columns × recipes
+    assert [label for label, _ in drawn] == ["paper, unmixed", "paper, mixed", "paper, mixed + dropout",
+                                             "paper, unmixed", "paper, mixed", "paper, mixed + replay"]
 
 
 @pytest.mark.parametrize("figure, recipes, claims", [
