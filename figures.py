@@ -25,12 +25,13 @@ STYLE = {     # recipe → colour, marker; the paper's colours, told apart by ma
     "unmixed + replay": ("#e87b14", "D"), "mixed + replay": ("#e87b14", "D"),
     "unmixed + LoRA": ("black", "o"), "mixed + LoRA": ("#7b2fa8", "s"),
 }
+OTHER_STYLE = "grey", "v"                    # of recipes that the paper does not draw
 
 
 class Frontiers(NamedTuple):
     """A figure of frontiers: its views (loss on x, loss on y), the recipes of each column, what it is to show."""
     views: Sequence[tuple[str, str]]
-    recipes: Sequence[Sequence[str]]                          # of one column each, for every pipeline
+    recipes: Sequence[Sequence[str]]                          # of one column each; (): whatever there are, in one
     claims: dict[str, tuple[str, str]]                        # claim → the recipe said to be better, the worse
 
 
@@ -53,7 +54,7 @@ FIGURES = {
                        "full beats LoRA, mixed": ("mixed", "mixed + LoRA"),
                        "full beats LoRA, unmixed": ("unmixed", "unmixed + LoRA")}),
 }
-FIGURES["frontier"] = Frontiers([("L_ft", "L_ret"), RETAINED], [tuple(STYLE)],           # of whatever runs there are
+FIGURES["frontier"] = Frontiers([("L_ft", "L_ret"), RETAINED], [()],
                                 {claim: pair for figure in FIGURES.values() for claim, pair in figure.claims.items()})
 TITLES = {"fig2": "Unmixed against mixed", "fig3a": "L_im and L_ret against λ", "fig3b": "The same, compute-matched",
           "fig4": "Dropout and replay on top of mixing: L_ft", "fig5": "Dropout and replay on top of mixing: L_pre",
@@ -87,7 +88,7 @@ def _point(folder: Path, lineage: list[dict]) -> dict:
     pre, post, ft = (entry["args"] for entry in lineage)
     lam = pre["lam"] if pre["mix"] is None else lineage[0]["lam"]
     parts = ["mixed" if lam else "unmixed", *(name for name in ("dropout", "replay") if post[name]),
-             *["LoRA"] * post["lora"]]
+             *["LoRA"] * post["lora"], *["compute-matched"] * post["compute_matched"]]
     seeds = dict.fromkeys(str(args["seed"]) for args in (pre, post, ft))
     point = {"run": str(folder), "preset": pre["preset"], "recipe": " + ".join(parts),
              "pipeline": " → ".join(map(stem, (pre["pre"], pre["post"], ft["ft"]))),
@@ -252,7 +253,7 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
     """Draw a figure of frontiers, one panel for each of `panels`; returns as `shares` does."""
     figure = FIGURES[name]
     for (view, pipeline, recipes), axis in zip(panels(figure, points), axes.flat):
-        for recipe in recipes:
+        for recipe in recipes or distinct(points, "recipe"):
             if some := having(points, pipeline=pipeline, recipe=recipe):
                 _front(axis, some, recipe, view)
         if points[0]["preset"] == "135m":
@@ -277,7 +278,7 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
 
 def _front(axis, points: list[dict], recipe: str, view: tuple[str, str]) -> None:
     """Every run as a point, and their frontier: of one seed as it is, of several the mean and its interval."""
-    colour, marker = STYLE[recipe]
+    colour, marker = STYLE.get(recipe, OTHER_STYLE)
     line = "--" if "LoRA" in recipe else "-"
     face = "white" if "LoRA" in recipe else colour
     axis.plot(*losses(points, view).T, marker, color=colour, markerfacecolor=face, markersize=4, alpha=0.35)

@@ -127,7 +127,7 @@ def test_gap_and_hypervolume_ratio_by_hand(stage):
 
 def test_whatever_runs_there_are(stage):
     frontier_of("runs", "unmixed", 0.0)
-    frontier_of("runs", "mixed + replay", 0.2)
+    frontier_of("runs", "mixed + dropout + replay", 0.2)
     run = stage("evaluate", settings="--frontier runs --out figures/any.png")
     assert run.status == 0 and Path("figures/any.png").exists() and Path("figures/any.csv").exists()
 
