@@ -1,0 +1,344 @@
+"""The linear network: three ways to the same trajectory, theorems inside and outside their window, values by hand."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from theory import __main__ as command
+from theory.dynamics import (INCONSISTENT, SPECIALIZED, Setting, Task, aligned_factors, anchor, descend,
+                             descend_matrices, elapsed, exact_rank, flow, in_bases, loss, matrix_loss, matrix_moments,
+                             mix, random_factors, rotation, sample_moments, targets, tasks, three_stages,
+                             three_stages_by_matrices, unmixed, violations)
+from theory.theorems import (alpha_threshold, clock, compute_matched, edges, half_crossing, half_times, latest_post,
+                             measured_edges, retention_bound, sensitivity, theorems)
+
+STANDARD = Setting()
+DEPTHS = {2: 10.0, 3: math.log(10), 4: math.log(20) / 2}     # depth → T, with the same clock of 5
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def bases(n, rng):
+    return rotation(n, rng), rotation(n, rng)
+
+
+# ---- three ways to one trajectory
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("s", [STANDARD, unmixed(STANDARD), replace(STANDARD, reg=0.5, replay=0.2)])
+def test_matrices_follow_the_scalar_recursion_through_all_stages(s, depth, rng):
+    s = replace(s, depth=depth, T=DEPTHS[depth])
+    U, V = bases(s.n, rng)
+    factors = aligned_factors(U, V, np.full(s.n, np.exp(-s.T)), depth, rng)
+    theta = three_stages_by_matrices(s, factors, U, V, eta=0.005)                    # 2,100 steps
+    run = three_stages(s, eta=0.005)
+    for matrix, sigma in zip(theta, run[:3]):
+        assert np.diag(matrix) == pytest.approx(np.repeat(sigma, s.counts), rel=1e-10, abs=0)
+        assert np.abs(matrix - np.diag(np.diag(matrix))).max() < 1e-10
+    assert matrix_loss(theta, tasks(s)[1], s.counts)[1:] == pytest.approx([run.L_im, run.L_ret], rel=1e-9)
+
+
+def test_matrix_gradient_is_that_of_the_loss(rng):
+    """One step from unaligned, unbalanced factors against central differences of E‖θx − Ax‖² + reg·‖θ − θ₀‖²."""
+    U, V = bases(4, rng)
+    factors, theta_0, reg = rng.normal(size=(3, 4, 4)), rng.normal(size=(4, 4)), 0.7
+    task = Task(np.array([1, 0.5, 0]), np.array([3, 0.4, 0]))
+    covariance, cross = matrix_moments(task, U, V, np.array([1, 2, 1]))
+    A = U * [3, 0.8, 0.8, 0] @ V.T
+
+    def value(factors):
+        theta = factors[0] @ factors[1] @ factors[2]
+        return np.trace((theta - A) @ covariance @ (theta - A).T) + reg * ((theta - theta_0) ** 2).sum()
+
+    gradient = np.zeros_like(factors)
+    for index in np.ndindex(factors.shape):
+        step = np.zeros_like(factors)
+        step[index] = 1e-6
+        gradient[index] = (value(factors + step) - value(factors - step)) / 2e-6
+    after = descend_matrices(factors, (covariance + reg * np.eye(4), cross + reg * theta_0), 1e-3, 1e-3)
+    assert factors - after == pytest.approx(1e-3 * gradient, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_distance_of_descent_from_flow_is_linear_in_the_step(depth):
+    s = replace(STANDARD, depth=depth, T=DEPTHS[depth], alpha=np.array([0, 0.4, 0.85]))
+    exact = np.stack(three_stages(s)[:3])
+    apart = [np.abs(np.stack(three_stages(s, eta)[:3]) - exact).max() for eta in (0.004, 0.002, 0.001)]
+    assert 0 < apart[0] < 0.05
+    assert apart[0] / apart[1] == pytest.approx(2, rel=0.1) and apart[1] / apart[2] == pytest.approx(2, rel=0.1)
+
+
+def runge_kutta(sigma, v, c, time, depth, steps=20_000):
+    def slope(sigma):
+        return 2 * depth * sigma ** (2 - 2 / depth) * (c - v * sigma)
+    h = time / steps
+    for _ in range(steps):
+        k1 = slope(sigma)
+        k2 = slope(sigma + h / 2 * k1)
+        k3 = slope(sigma + h / 2 * k2)
+        k4 = slope(sigma + h * k3)
+        sigma = sigma + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return sigma
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 7])
+def test_flow_against_an_integrator(depth):
+    """Growing, shrinking, half the variance and no input at all."""
+    start, task = np.array([0.02, 3.0, 0.1, 0.3]), Task(np.array([1, 1, 0.5, 0]), np.array([0.8, 0.8, 1, 0]))
+    assert flow(start, task, 1.3, depth) == pytest.approx(runge_kutta(start, *task, 1.3, depth), rel=1e-9)
+    reached = flow(start, task, 1.3, depth)[:3]
+    assert elapsed(start[:3], reached, task.v[:3], task.c[:3], depth) == pytest.approx(1.3, rel=1e-9)
+    assert flow(reached, Task(task.v[:3], task.c[:3]), -1.3, depth) == pytest.approx(start[:3], rel=1e-7)
+
+
+def test_flow_does_not_come_from_beyond_infinity_or_go_where_it_does_not_lead():
+    assert np.isnan(flow(3.0, Task(np.ones(1), np.ones(1)), -1.0)).all()
+    assert np.isnan(flow(3.0, Task(np.ones(1), np.ones(1)), -1.0, depth=3)).all()
+    assert elapsed([0.5, 0.5, 2], [0.4, 1, 1], 1, 1).tolist() == [np.inf] * 3
+    assert elapsed(0.5, 0.5, 1, 1) == 0
+
+
+# ---- by hand
+
+def test_a_step_and_a_half_time_by_hand():
+    # w = 0.5, c = 2: w − 2·0.1·0.5·(0.25 − 2) = 0.675; three factors: w − 2·0.1·0.25·(0.125 − 2) = 0.59375
+    assert descend(0.25, Task(np.ones(1), np.full(1, 2)), 0.1, 0.1) == pytest.approx(0.675 ** 2)
+    assert descend(0.125, Task(np.ones(1), np.full(1, 2)), 0.1, 0.1, depth=3) == pytest.approx(0.59375 ** 3)
+    # s = 1, σ₀ = e^(−20): ln(e²⁰ − 1) / 4 = 5 to nine digits; an eighth of the covariance takes eight times as long
+    assert half_times(Task(np.ones(2), np.array([1, 1])), 10) == pytest.approx(5, abs=1e-8)
+    assert half_times(Task(np.array([0.125]), np.array([0.125])), 10) == pytest.approx(40, abs=1e-7)
+    assert [clock(T, depth) for depth, T in DEPTHS.items()] == pytest.approx([5, 5, 5])
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_block_is_learned_when_its_clock_strikes(depth):
+    """Time × covariance tends to clock(T, L) for small starts, whatever the covariance."""
+    T, c = 4 * DEPTHS[depth], np.array([0.5, 1, 2])
+    assert half_times(Task(np.ones(3), c), T, depth) * c == pytest.approx(clock(T, depth), rel=0.05)
+
+
+def test_mixture_and_penalty_by_hand():
+    pre, post, ft = tasks(Setting(pre=2, post=1, beta=0.5))
+    assert pre.v.tolist() == [1, 1, 0] and post.v.tolist() == [1, 1, 1] and ft.v.tolist() == [1, 1, 0]
+    mixture = mix(pre, post, 0.25)
+    assert mixture.v.tolist() == [1, 1, 0.25] and mixture.c.tolist() == [3, 1.75, 0.125]
+    assert targets(mixture).tolist() == [3, 1.75, 0.5]                     # β, where the paper prints αβ
+    held = anchor(post, np.array([3, 2, 0]), 0.5)                          # (v·s + λσ₀) / (v + λ)
+    assert targets(held) == pytest.approx([3, (1 + 0.5 * 2) / 1.5, 0.5 / 1.5])
+    assert np.isnan(targets(pre)[SPECIALIZED])
+
+
+def test_long_training_reaches_the_fixed_points():
+    s = Setting(reg=0.5, t_pre=40, t_post=60, pre=2, post=1, beta=0.5, invariant=3, T=2)
+    run = three_stages(s, 0.01)
+    s_mix = 0.15 * 2 + 0.85 * 1
+    assert run.theta_pre == pytest.approx([3, s_mix, 0.5], rel=1e-6)
+    assert run.theta_post == pytest.approx([3, (1 + 0.5 * s_mix) / 1.5, 0.5], rel=1e-6)
+
+
+def test_losses_at_exact_rank_by_hand():
+    """Long stages: unmixed L_im = kβ², L_ret = kβ² + k(σ_ft − σ_post)²; mixed both kσ_post², as nothing moves."""
+    s = Setting(k=3, n=9, beta=0.9, post=0.2, ft=2.5, t_post=60, t_ft=10)
+    alone, mixed = three_stages(unmixed(s), ideal=True), three_stages(s, ideal=True)
+    assert (float(alone.L_im), float(alone.L_ret)) == pytest.approx((3 * 0.81, 3 * 0.81 + 3 * 2.3 ** 2))
+    assert (float(mixed.L_im), float(mixed.L_ret)) == pytest.approx((3 * 0.04, 3 * 0.04))
+    assert float(alone.L_ft) == pytest.approx(0, abs=1e-12) and float(alone.L_pre) == pytest.approx(3 * 0.3 ** 2)
+    assert exact_rank(np.array([2, 1, 0.4]), tasks(Setting())[1]).tolist() == [3, 0.1, 0]
+    assert loss(np.array([3, 0.1, 0]), tasks(Setting())[1], np.array([1, 1, 2])) == pytest.approx(2)
+
+
+def test_zero_stays_zero_but_almost_zero_does_not():
+    stage = tasks(STANDARD)[1]
+    assert descend(0.0, stage, 20, 0.01).tolist() == [0, 0, 0]
+    assert descend(STANDARD.sigma_0, stage, 20, 0.01)[SPECIALIZED] == pytest.approx(1)
+
+
+# ---- assumptions and theorems
+
+@pytest.mark.parametrize("change, words", [
+    (dict(invariant=2), "invariant"), (dict(pre=1), "σ_post − σ_pre"), (dict(ft=1), "σ_post − σ_ft"),
+    (dict(beta=1.1), "c_mis / 2"), (dict(alpha=0.7), "early exposure")])
+def test_violations_name_the_assumption(change, words):
+    assert violations(STANDARD) == []
+    found = violations(replace(STANDARD, **change))
+    assert len(found) == 1 and words in found[0]
+
+
+def test_assumptions_with_signs_exclude_each_other_and_without_them_need_two_thirds(rng):
+    alpha, beta, pre, post, c_mis = rng.random((5, 200_000)) * [[1], [2], [4], [0.5], [4]]
+    exposed = (alpha * beta > (1 - alpha) * pre + alpha * post) & (beta < c_mis / 2)
+    assert not (exposed & (post - pre > c_mis)).any()
+    allowed = exposed & (abs(post - pre) > c_mis)
+    assert allowed.sum() > 100 and 2 / 3 < alpha[allowed].min() < 0.72
+
+
+def test_threshold_in_alpha():
+    assert alpha_threshold(Setting(pre=2, post=0, beta=1)) == pytest.approx(2 / 3)
+    assert alpha_threshold(Setting(post=1.5, beta=1)) == np.inf
+    at = replace(STANDARD, alpha=alpha_threshold(STANDARD))
+    times = half_times(mix(*tasks(at)[:2], at.alpha), at.T)
+    assert times[SPECIALIZED] == pytest.approx(times[INCONSISTENT], rel=0.05)
+
+
+@pytest.mark.parametrize("ideal", [False, True])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_every_theorem_holds_inside_its_window(depth, ideal):
+    checks = theorems(replace(STANDARD, depth=depth, T=DEPTHS[depth]), ideal=ideal)
+    assert len(checks) == 14
+    assert [check.claim for check in checks if not check.holds] == []
+
+
+@pytest.mark.parametrize("change, theorem, claim", [
+    (dict(alpha=0.5), "5.1", "α above"), (dict(alpha=0.5), "5.1", "mixture"),
+    (dict(alpha=0.5), "C.10", "σ − αβ"),                                 # the block is not learned at all
+    (dict(t_pre=5), "5.1", "specialized learned by t_pre"),              # Stage 1 ends before T/(2αβ)
+    (dict(t_pre=13), "5.1", "inconsistent not learned"),                 # and after the inconsistent block's time
+    (dict(t_pre=2), "5.1", "unmixed: inconsistent learned"),
+    (dict(t_post=6), "C.15", "still not learned"),                       # Stage 2 reaches T/(2β)
+    (dict(t_post=0.1), "C.15", "fixed point"),
+    (dict(alpha=0.5, t_pre=7, t_post=1), "C.16", "specialized still learned"),
+    (dict(t_pre=13), "C.16", "inconsistent not learned"),
+    (dict(t_pre=14, t_ft=2), "5.3", "Δ_unmixed above Δ_mixed"),          # both have learned both
+    (dict(t_ft=3), "5.3", "lower bound is above 0"),                     # Stage 3 learns what mixing kept unlearned
+    (dict(pre=5, invariant=6, alpha=0.95, reg=3), "5.3", "Δ_unmixed above Δ_mixed")])     # θ_post is far from D_post
+def test_theorems_fail_outside_their_window(change, theorem, claim):
+    checks = [check for check in theorems(replace(STANDARD, **change), eta=0.005)
+              if theorem in check.theorem and claim in check.claim]
+    assert len(checks) == 1 and not checks[0].holds
+
+
+def test_lower_bound_is_never_above_the_measured_difference():
+    s = replace(STANDARD, alpha=np.linspace(0.02, 1, 25), t_pre=np.linspace(1, 14, 25)[:, None],
+                reg=np.array([0, 0.3, 2])[:, None, None])
+    bound, epsilon = retention_bound(s)
+    measured = three_stages(unmixed(s)).delta - three_stages(s).delta
+    assert (bound <= measured + 1e-9).all()
+    assert (bound > 1).sum() > 100                                       # and says something in much of the map
+    assert (three_stages(s).theta_ft[..., INCONSISTENT] <= epsilon * (1 + 1e-9)).all()
+
+
+# ---- the window
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_predicted_edges_lie_on_the_measured_ones(depth):
+    s = replace(STANDARD, depth=depth, T=DEPTHS[depth], alpha=np.linspace(0.05, 1, 20))
+    stop = np.linspace(0, 16, 129)[1:, None]
+    worst = []
+    for eta in (0.01, 0.005):
+        pairs = [np.broadcast_arrays(*pair) for pair in zip(measured_edges(s, stop, eta), edges(s))]
+        inside = [(predicted > 0.5) & (predicted < 15.5) for _, predicted in pairs]
+        assert sum(map(np.sum, inside)) > 60
+        worst.append([np.abs(m[i] / p[i] - 1).max() for (m, p), i in zip(pairs, inside)])
+        for (m, p), i in zip(pairs, inside):
+            assert np.isinf(m[p > 16.5]).all()
+    assert np.max(worst[0]) < 0.04
+    assert np.max(worst[1]) < 0.8 * np.max(worst[0])                     # most of the error is that of the step
+
+
+def test_edges_are_where_flow_crosses():
+    at = edges(STANDARD)
+    ends = {name: three_stages(replace(STANDARD, t_pre=float(t))) for name, t in at._asdict().items()}
+    assert ends["specialized"].theta_pre[SPECIALIZED] == pytest.approx(0.5)
+    assert ends["acquired"].theta_post[SPECIALIZED] == pytest.approx(0.5)
+    assert ends["inconsistent"].theta_pre[INCONSISTENT] == pytest.approx((0.15 * 2.2 + 0.85 * 0.1) / 2)
+    assert ends["overwritten"].theta_ft[INCONSISTENT] == pytest.approx(1.25)
+    alone = three_stages(unmixed(replace(STANDARD, t_pre=float(at.unmixed))))
+    assert alone.theta_pre[INCONSISTENT] == pytest.approx(1.1)
+    late = three_stages(unmixed(replace(STANDARD, t_post=float(latest_post(STANDARD)))))
+    assert late.theta_post[SPECIALIZED] == pytest.approx(0.5)
+
+
+def test_crossing_between_times():
+    times = np.array([0, 1, 2, 3.0])
+    path = flow(np.full(1, 0.1), Task(np.ones(1), np.ones(1)), times)
+    assert half_crossing(path, np.ones(1), times) == pytest.approx(math.log(9) / 4)
+    assert half_crossing(path, np.full(1, 5.0), times) == np.inf
+
+
+# ---- beyond the theorems
+
+def test_compute_matched_has_an_inner_optimum_only_with_a_penalty():
+    lam = np.linspace(0, 1, 101)
+    free, held = (compute_matched(replace(STANDARD, t_pre=3.0, reg=reg), lam, 12.0) for reg in (0, 0.1))
+    assert np.ptp(free.theta_post[:, SPECIALIZED]) < 1e-9
+    assert free.L_ret.argmin() == 0 and (np.diff(free.L_im) > 0).all()
+    assert 20 < held.L_ret.argmin() < 90 and held.L_ret.min() < min(held.L_ret[0], held.L_ret[-1]) - 0.5
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_sensitivity_against_noise_in_the_matrices(depth, rng):
+    s, gamma = replace(STANDARD, depth=depth), 0.01
+    U, V = bases(s.n, rng)
+    task, sigma = tasks(s)[0], np.array([2.5, 1.2, 0.3])
+    factors = aligned_factors(U, V, np.repeat(sigma, s.counts) ** (1 / depth), depth, rng)
+    noisy = factors + gamma * rng.standard_normal((20_000, *factors.shape))
+    rise = matrix_loss(in_bases(noisy, U, V), task, s.counts) - loss(sigma, task, s.counts)
+    expected = gamma ** 2 * sensitivity(sigma, task, s.counts, depth)
+    assert rise.mean() == pytest.approx(expected, abs=4 * rise.std() / len(rise) ** 0.5)
+    assert expected > 8 * rise.std() / len(rise) ** 0.5
+    if depth == 2:      # n Σ vσ + Σ v Σ σ, with two directions a block: 6·(5 + 2.4) + 4·(5 + 2.4 + 0.6)
+        assert sensitivity(sigma, task, s.counts) == pytest.approx(6 * 7.4 + 4 * 8)
+
+
+def test_samples_come_near_the_population_as_their_number_grows(rng):
+    U, V = bases(STANDARD.n, rng)
+    aligned = aligned_factors(U, V, np.full(STANDARD.n, np.exp(-STANDARD.T)), 2, rng)
+    reference = three_stages_by_matrices(STANDARD, aligned, U, V, 0.01)
+
+    def distance(samples):
+        return np.linalg.norm(three_stages_by_matrices(STANDARD, aligned, U, V, 0.01, samples, rng) - reference)
+
+    apart = [np.median([distance(samples) for _ in range(8)]) for samples in (1_000, 100_000)]
+    assert 5 < apart[0] / apart[1] < 20                                  # √100, and scatter
+    covariance, cross = sample_moments(tasks(STANDARD)[0], U, V, STANDARD.counts, 200_000, rng)
+    exact = matrix_moments(tasks(STANDARD)[0], U, V, STANDARD.counts)
+    assert covariance == pytest.approx(exact[0], abs=0.015) and cross == pytest.approx(exact[1], abs=0.045)
+
+
+def test_random_small_weights_come_near_the_aligned_theory(rng):
+    U, V = bases(STANDARD.n, rng)
+    task = Task(np.ones(6), np.geomspace(0.5, 3, 6))
+    late = []
+    for T in (3, 12):
+        expected = half_times(task, T)
+        factors, moments = random_factors(6, T, 2, rng), matrix_moments(task, U, V, 1)
+        path = descend_matrices(factors, moments, 2 * expected.max(), 0.01, record=True)
+        sigma = np.diagonal(in_bases(path, U, V), axis1=1, axis2=2)
+        late.append(half_crossing(sigma, task.c, 0.01 * np.arange(len(path))) / expected)
+    assert np.abs(late[1] - 1).max() < min(0.25, np.abs(late[0] - 1).max())
+
+
+# ---- the command
+
+def test_command_prints_the_verdicts_and_draws(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "MAP", 8)
+    monkeypatch.setattr(sys, "argv", ["theory", "--out", str(tmp_path / "figures"), "--eta", "0.02"])
+    command.main()
+    printed = capsys.readouterr().out
+    assert "assumptions: all hold" in printed and " NO" not in printed and printed.count("yes") == 28
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {f"{name}.png" for name in ("alpha", "beyond", "departures", "stages", "times", "window")}
+
+
+@pytest.mark.parametrize("flags", [
+    ["--alpha", "1.5"], ["--depth", "1"], ["--eta", "1"], ["--beta", "x"], ["--bogus"], ["--steps", "0"], ["--T", "0"],
+    ["--T", "nan"], ["--k", "4"], ["--post", "0"], ["--reg", "-1"], ["--replay", "1"], ["--seed", "-1"],
+    ["--out", __file__]])
+def test_bad_values_give_one_line(flags, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["theory", *flags])
+    with pytest.raises(SystemExit) as exit:
+        command.main()
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_theory_needs_nothing_of_the_rest():
+    code = "import sys, theory.theorems; print({'torch', 'matplotlib', 'model', 'data', 'files'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
