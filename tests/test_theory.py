@@ -188,9 +188,10 @@ def test_threshold_in_alpha():
 
 
 @pytest.mark.parametrize("ideal", [False, True])
+@pytest.mark.parametrize("reg", [0, 1])
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_every_theorem_holds_inside_its_window(depth, ideal):
-    checks = theorems(replace(STANDARD, depth=depth, T=DEPTHS[depth]), ideal=ideal)
+def test_every_theorem_holds_inside_its_window(depth, reg, ideal):
+    checks = theorems(replace(STANDARD, depth=depth, T=DEPTHS[depth], reg=reg), ideal=ideal)
     assert len(checks) == 14
     assert [check.claim for check in checks if not check.holds] == []
 
@@ -300,9 +301,12 @@ def test_samples_come_near_the_population_as_their_number_grows(rng):
     covariance, cross = sample_moments(tasks(STANDARD)[0], U, V, STANDARD.counts, 200_000, rng)
     exact = matrix_moments(tasks(STANDARD)[0], U, V, STANDARD.counts)
     assert covariance == pytest.approx(exact[0], abs=0.015) and cross == pytest.approx(exact[1], abs=0.045)
+    few = [np.trace(sample_moments(tasks(STANDARD)[0], U, V, STANDARD.counts, 10, rng)[0]) for _ in range(1_000)]
+    assert np.mean(few) == pytest.approx(4, abs=0.15)                    # no bias: four directions of variance 1
 
 
 def test_random_small_weights_come_near_the_aligned_theory(rng):
+    assert (random_factors(50, 3, 4, rng) ** 2).sum((1, 2)) == pytest.approx(50 * np.exp(-6), rel=0.1)
     U, V = bases(STANDARD.n, rng)
     task = Task(np.ones(6), np.geomspace(0.5, 3, 6))
     late = []
@@ -337,6 +341,13 @@ def test_bad_values_give_one_line(flags, capsys, monkeypatch):
         command.main()
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_flags_make_the_setting():
+    assert command.parse([])[0] == STANDARD
+    s, args = command.parse(["--depth", "3", "--steps", "100", "--eta", "0.02", "--c-mis", "1"])
+    assert (s.depth, s.t_pre, s.c_mis, args.eta) == (3, 2, 1, 0.02)
+    assert clock(s.T, 3) == pytest.approx(clock(STANDARD.T))
 
 
 def test_theory_needs_nothing_of_the_rest():

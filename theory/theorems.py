@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from .dynamics import (INCONSISTENT, INVARIANT, SPECIALIZED, Run, Setting, Task, descend, elapsed, flow, mix, stage_2,
-                       targets, tasks, three_stages, unmixed)
+from .dynamics import (INCONSISTENT, SPECIALIZED, Run, Setting, Task, descend, elapsed, flow, mix, stage_2, targets,
+                       tasks, three_stages, unmixed)
 
 
 # ---- when a block is learned (Theorem 5.1, C.10)
@@ -136,10 +136,10 @@ def retention_bound(s: Setting) -> tuple[ndarray, ndarray]:
     """(bound, ε) such that Δ_unmixed − Δ_mixed ≥ bound (Theorem 5.3, C.17), of shape (…).
 
     ε bounds the mixed run's inconsistent block, by `free_growth` through all three stages, so
-    |Δ_mixed| ≤ kε(ε + 2σ_post); the specialized block adds nothing to either Δ, as D_ft has no inputs there. Unmixed,
-    with d_im and d_ret the inconsistent block's distances from σ_post after Stages 2 and 3 of gradient flow, and m the
-    invariant block's distance from its target, Δ_unmixed ≥ k(d_ret² − d_im²) − (n − 2k)m². For long stages
-    d_ret → |σ_ft − σ_post| > c_mis and d_im → λ_reg/(1 + λ_reg)·|σ_pre − σ_post|.
+    Δ_mixed ≤ kε(ε + 2σ_post) there. The specialized block adds nothing to Δ, as D_ft has no inputs along it, and the
+    invariant block moves alike in both runs. Unmixed, Δ is k(d_ret² − d_im²) of the inconsistent block's distances from
+    σ_post after Stages 3 and 2, here of gradient flow. For long stages d_ret → |σ_ft − σ_post| > c_mis and
+    d_im → λ_reg/(1 + λ_reg)·|σ_pre − σ_post|.
     """
     pre, post, ft = tasks(s)
     mixture = mix(pre, post, s.alpha)
@@ -150,8 +150,8 @@ def retention_bound(s: Setting) -> tuple[ndarray, ndarray]:
     epsilon = np.where(np.isnan(epsilon), np.inf, epsilon)
     run = three_stages(unmixed(s))
     d_im, d_ret = (np.abs(theta - targets(post)) for theta in (run.theta_post, run.theta_ft))
-    bound = s.k * (d_ret ** 2 - d_im ** 2)[..., INCONSISTENT] - (s.n - 2 * s.k) * d_im[..., INVARIANT] ** 2
-    return bound - s.k * epsilon * (epsilon + 2 * np.asarray(s.post)), epsilon
+    alone = s.k * (d_ret ** 2 - d_im ** 2)[..., INCONSISTENT]
+    return alone - s.k * epsilon * (epsilon + 2 * np.asarray(s.post)), epsilon
 
 
 def theorems(s: Setting, eta: float = 0.01, ideal: bool = False) -> list[Check]:
