@@ -154,8 +154,10 @@ def test_losses_at_exact_rank_by_hand():
     assert loss(np.array([3, 0.1, 0]), tasks(Setting())[1], np.array([1, 1, 2])) == pytest.approx(2)
 
 
+@pytest.mark.filterwarnings("error")
 def test_zero_stays_zero_but_almost_zero_does_not():
     stage = tasks(STANDARD)[1]
+    assert [flow(0.0, stage, 20, depth).tolist() for depth in DEPTHS] == [[0, 0, 0]] * 3
     assert descend(0.0, stage, 20, 0.01).tolist() == [0, 0, 0]
     assert descend(STANDARD.sigma_0, stage, 20, 0.01)[SPECIALIZED] == pytest.approx(1)
 

@@ -168,7 +168,8 @@ def flow(sigma, task: Task, time, depth: int = 2) -> ndarray:
         below = sigma + (s - sigma) * np.exp(-4 * c * time)
         return np.where(below > 0, s * sigma / np.where(below > 0, below, 1), np.where(sigma > 0, np.nan, 0))
     back = time < 0
-    near, far = np.log(sigma), np.where(back, np.where(sigma < s, -FAR, FAR), np.log(s))
+    with np.errstate(divide="ignore"):
+        near, far = np.log(sigma), np.where(back, np.where(sigma < s, -FAR, FAR), np.log(s))
     for _ in range(60):
         middle = (near + far) / 2
         ends = np.where(back, np.exp(middle), sigma), np.where(back, sigma, np.exp(middle))
