@@ -15,7 +15,8 @@ import numpy as np
 from numpy import ndarray
 
 from files import UserError, atomic, write_error
-from frontier import Estimate, estimate, gap_at_matched, hypervolume, pareto_front, reference_point, slope, verdict
+from frontier import (Estimate, dominates, estimate, gap_at_matched, hypervolume, pareto_front, reference_point, slope,
+                      verdict)
 
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
 PAPER = Path(__file__).parent / "paper"      # the paper's numbers at 135M
@@ -73,15 +74,24 @@ def stem(corpus: str) -> str:
 def read_points(paths: Sequence[Path]) -> list[dict]:
     """A dictionary for each finished Stage 3 at or below the paths: its settings and four losses (and their _se).
 
-    Raises UserError where there is none.
+    Raises UserError where a path has none.
     """
-    files = [file for path in paths for file in ([path / "run.json"] if (path / "run.json").exists() else
-                                                 sorted(path.rglob("finetune/run.json")))]
-    runs = {file.parent: json.loads(file.read_text()) for file in files}
-    points = [_point(folder, run["lineage"]) for folder, run in runs.items() if run.get("stage") == "finetune"]
-    if not points:
-        raise UserError(f"no finished fine-tuning run in {', '.join(map(str, paths))}, run finetune.py first")
-    return points
+    points = {}
+    for path in paths:
+        files = [path / "run.json"] if (path / "run.json").exists() else sorted(path.rglob("run.json"))
+        there = [(file.parent, run["lineage"]) for file in files if (run := _read(file))["stage"] == "finetune"]
+        if not there:
+            raise UserError(f"no finished fine-tuning run in {path}, run finetune.py first")
+        points |= {folder: _point(folder, lineage) for folder, lineage in there}
+    return list(points.values())
+
+
+def _read(file: Path) -> dict:
+    try:
+        run = json.loads(file.read_text())
+        return {"stage": run["stage"], "lineage": run["lineage"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is not the record of a run, remove it or its folder") from error
 
 
 def _point(folder: Path, lineage: list[dict]) -> dict:
@@ -129,9 +139,16 @@ def curves(points: list[dict]) -> tuple[ndarray, dict[str, ndarray]]:
     return np.array(lams), {name: np.array([[point[name] for point in row] for row in complete]) for name in LOSSES}
 
 
-def best_inside(curve: ndarray) -> ndarray:
-    """How much lower L_ret (…, k) is at the best λ strictly inside the range than at the better end: (…), nats."""
-    return np.minimum(curve[..., 0], curve[..., -1]) - curve[..., 1:-1].min(axis=-1)
+def best_inside(curves: ndarray) -> ndarray:
+    """How much lower L_ret (seeds, k) is at the best λ strictly inside the range than at the better end: (seeds,).
+
+    Of several seeds, each is measured at the λ that is best on average over the others: the least of noisy values is
+    below the ends by itself, a value chosen by other seeds is not.
+    """
+    seeds = range(len(curves))
+    chosen = [1 + np.delete(curves, seed if len(curves) > 1 else [], axis=0).mean(axis=0)[1:-1].argmin()
+              for seed in seeds]
+    return np.minimum(curves[:, 0], curves[:, -1]) - curves[seeds, chosen]
 
 
 def judge_shares(name: str, lams: ndarray, by_loss: dict[str, ndarray]) -> list[tuple[str, str, Estimate]]:
@@ -143,9 +160,9 @@ def judge_shares(name: str, lams: ndarray, by_loss: dict[str, ndarray]) -> list[
                 ("L_im is flat", "¼|slope of L_ret| − |slope of L_im|",
                  estimate(both, lambda mean: np.abs(mean[..., 1]) / 4 - np.abs(mean[..., 0])))]
     claims = [("L_im worsens with λ", "slope of L_im", estimate(im_slope[:, None]))]
-    if len(lams) > 2:
+    if len(lams) > 2 and (lams[0], lams[-1]) == (0, 1):
         claims.append(("best λ for L_ret is strictly inside", "L_ret at the better end − best inside",
-                       estimate(by_loss["L_ret"], best_inside)))
+                       estimate(best_inside(by_loss["L_ret"])[:, None])))
     return claims
 
 
@@ -228,19 +245,23 @@ def fronts(points: list[dict], view: tuple[str, str]) -> dict[str, ndarray]:
 def compare(better: list[dict], worse: list[dict], view: tuple[str, str]) -> tuple[Estimate, Estimate, str]:
     """Gap in L_ret at the view's other loss matched, logarithm of the ratio of hypervolumes, and the verdict on both.
 
-    Over the seeds that both have; the claim is that both are above 0. The reference point of the hypervolumes is
+    Over the seeds that both have; the claim is that both are above 0 or, where fronts of a seed have no range in
+    common and so no gap, that each dominates its counterpart. The reference point of the hypervolumes is
     `reference_point` of all fronts compared.
     """
-    matched = ({"L_ret", *view} - {"L_ret"}).pop(), "L_ret"
+    matched = next(loss for loss in view if loss != "L_ret"), "L_ret"
     by_seed = [fronts(points, matched) for points in (better, worse)]
     pairs = [(by_seed[0][seed], by_seed[1][seed]) for seed in by_seed[0] if seed in by_seed[1]]
     if not pairs:
         nothing = Estimate(np.nan, np.nan, np.nan, np.nan, 0)
         return nothing, nothing, verdict(nothing)
     reference = reference_point(*(front for pair in pairs for front in pair))
-    ratio = [np.log(hypervolume(b, reference) / hypervolume(w, reference)) for b, w in pairs]
+    with np.errstate(divide="ignore", invalid="ignore"):           # a front of one point may have no volume
+        ratio = [np.log(hypervolume(b, reference)) - np.log(hypervolume(w, reference)) for b, w in pairs]
     gap = estimate(np.array([[gap_at_matched(w, b)] for b, w in pairs]))
     ratio = estimate(np.array(ratio)[:, None])
+    if np.isnan(gap.value) and not all(dominates(b, w) for b, w in pairs):
+        return gap, ratio, f"not seen ({len(pairs)} seed{'s' * (len(pairs) > 1)})"
     return gap, ratio, verdict(gap, ratio)
 
 
@@ -252,6 +273,10 @@ def panels(figure: Frontiers, points: list[dict]) -> list[tuple[tuple[str, str],
 def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]], list[list[str]]]:
     """Draw a figure of frontiers, one panel for each of `panels`; returns as `shares` does."""
     figure = FIGURES[name]
+    for pipeline, recipe in dict.fromkeys((point["pipeline"], point["recipe"]) for point in points):
+        kinds = {(point["lam"], point["post_tokens"]) for point in having(points, pipeline=pipeline, recipe=recipe)}
+        if len(kinds) > 1:
+            raise UserError(f"the {recipe} runs of {pipeline} differ in λ or |D_post|, name those of one value")
     for (view, pipeline, recipes), axis in zip(panels(figure, points), axes.flat):
         for recipe in recipes or distinct(points, "recipe"):
             if some := having(points, pipeline=pipeline, recipe=recipe):
@@ -267,7 +292,7 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
                 gap, ratio, word = compare(*pair, view)
                 times = Estimate(*np.exp(ratio[:3]), *ratio[3:])
                 verdicts.append([claim, f"{pipeline}, ({view[0]}, {view[1]})",
-                                 f"gap in L_ret {gap}, hypervolume ratio {times}", _p(ratio), word])
+                                 f"gap in L_ret {gap}, hypervolume ratio {times}", f"{_p(gap)}, {_p(ratio)}", word])
     values = []
     for pipeline, recipe in dict.fromkeys((point["pipeline"], point["recipe"]) for point in points):
         some = having(points, pipeline=pipeline, recipe=recipe)
@@ -328,6 +353,8 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--out {out} is not a .png, .pdf or .svg")
     points = read_points(runs)
     if len(distinct(points, "preset")) > 1:
         raise UserError(f"runs of presets {', '.join(distinct(points, 'preset'))} do not go into one figure")
@@ -338,7 +365,7 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
         header = ["pipeline", "recipe", "runs", "seeds", *(f"lowest {loss}" for loss in LOSSES)]
     else:
         shape = pipelines, 2
-        header = ["|D_post|", "λ", *LOSSES, "L_ret below λ = 0", "p"]
+        header = ["|D_post|", "λ", *LOSSES, "L_ret below that at the first λ", "p"]
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 7, "legend.title_fontsize": 7,
                          "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
     figure, axes = plt.subplots(*shape, figsize=(3.4 * shape[1], 3.0 * shape[0]), squeeze=False, layout="constrained")
@@ -349,14 +376,16 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
     verdict_header = ["claim", "where", "measured", "p", "verdict"]
     text = (f"# {TITLES[name]}\n\n![{TITLES[name]}]({out.name})\n\n{markdown(verdict_header, verdicts)}\n"
             f"{markdown(header, values)}\n"
-            "Losses in nats per token. [95% bootstrap interval over seeds]; ± standard deviation over seeds; p: exact "
-            "one-sided paired test over seeds, at least 1/2ⁿ for n seeds. Definitions: frontier.py.\n")
+            "Losses in nats per token. [95% bootstrap interval over seeds, of fewer than five their range]; ± standard "
+            "deviation over seeds; p: one-sided paired test over seeds, at least 1/2ⁿ for n seeds; of frontiers, p of "
+            "the gap and of the ratio. A gap is – where the frontiers have no range in common; then *seen* means that "
+            "every point of the one is dominated by the other. Definitions: frontier.py.\n")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(out, error) from error
     with atomic(out) as file:
-        figure.savefig(file, dpi=110, format=out.suffix[1:] or "png")
+        figure.savefig(file, dpi=110, format=out.suffix[1:])
     plt.close(figure)
     with atomic(out.with_suffix(".csv")) as file:
         lines = io.StringIO()

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Iterator
@@ -25,7 +26,7 @@ def write_error(path: Path, error: Exception) -> UserError:
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open `path` for writing under a temporary name; it takes its own name when complete and is removed on failure."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")    # several machines may write it at once
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
@@ -27,9 +28,12 @@ import finetune
 import posttrain
 import pretrain
 from cli import Parser, count, launch, pick_device, positive
+from corpora import NAMES
+from data import hub_corpus, local_files
 from figures import stem
 from files import UserError, lock
 from model import GPT, PRESETS, adamw, configure
+from trainer import read_run
 
 RETRY = 60                               # seconds until a run that another process had is tried again
 STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune}
@@ -58,8 +62,8 @@ SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silen
         "lora": "--lr {1e-3,3e-3}", "rate": "--lr 3e-4", "rates": "--lr {1e-4,3e-4,1e-3}",
         "after_chat": "{$chem,$music}"},
     "135m": {
-        "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}", "fixed": "--lr 5e-4",
-        "once": "--lr 5e-4", "sweep": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}", "fixed": "--batch 480 --lr 5e-4",
+        "once": "--batch 480 --lr 5e-4", "sweep": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
         "dropout": "--dropout {0.02,0.05} --batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
         "replay": "--replay 0.01 --batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
         "lora": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}", "rate": "--lr 5e-5",
@@ -74,6 +78,11 @@ SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silen
 }
 
 
+def number(text: str) -> float:
+    """0.05, 5e-4, 150k."""
+    return count(text) if text[-1].isalpha() else float(text)
+
+
 class Run(NamedTuple):
     """One stage: its flags, its folder, and the run it starts from."""
     stage: str
@@ -83,6 +92,16 @@ class Run(NamedTuple):
 
     def finished(self) -> bool:
         return (self.out / "run.json").exists()
+
+    def require_same(self) -> None:
+        """Raise UserError if what is finished in its folder had other flags: other corpora of the same name, say."""
+        args = read_run(self.out)["args"]
+        for flag, word in itertools.pairwise((*self.flags, "--")):
+            if flag.startswith("--"):
+                value = args[flag[2:].replace("-", "_")]
+                same = value if word.startswith("--") else value == (word if isinstance(value, str) else number(word))
+                if not same:
+                    raise UserError(f"{self.out} is finished with {flag} {value}, not {word}; choose another --out")
 
     def ancestors(self) -> "list[Run]":
         return [self.parent, *self.parent.ancestors()] if self.parent else []
@@ -112,7 +131,7 @@ class Run(NamedTuple):
         start = ["--init", str(self.parent.out)] if self.parent else []
         return [python, *torchrun * (processes > 1), script, *self.flags, *start, "--out", str(self.out), "--resume"]
 
-    def number(self, flag: str) -> float:
+    def value(self, flag: str) -> float:
         """The value of a flag, or the preset's default."""
         if f"--{flag}" in self.flags:
             text = self.flags[self.flags.index(f"--{flag}") + 1]
@@ -120,15 +139,15 @@ class Run(NamedTuple):
             first = [self, *self.ancestors()][-1]
             column = list(PRESETS).index(first.flags[first.flags.index("--preset") + 1])
             text = STAGES[self.stage].DEFAULTS[flag][column].rstrip("*")
-        return float(text) if flag in ("lam", "replay") else count(text)
+        return number(text)
 
     def tokens(self) -> float:
         """To train on: at most, where a stage may stop early."""
         if self.stage == "pretrain":
-            return self.number("tokens") + self.number("lam") * self.number("post-tokens")
+            return self.value("tokens") + self.value("lam") * self.value("post-tokens")
         if "--compute-matched" in self.flags:
-            return (1 - self.parent.number("lam")) * self.parent.number("post-tokens")
-        return self.number("max-tokens" if self.stage == "posttrain" else "tokens") / (1 - self.number("replay"))
+            return (1 - self.parent.value("lam")) * self.parent.value("post-tokens")
+        return self.value("max-tokens" if self.stage == "posttrain" else "tokens") / (1 - self.value("replay"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -250,7 +269,7 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
     A run that another process is at is left to it. However this function ends, so do the runs it started, saving first.
     """
     waiting = [run for run in runs if not run.finished()]
-    total, work, ended, done, started = len(waiting), sum(run.tokens() for run in waiting), 0, 0.0, time.monotonic()
+    total, done, started = len(waiting), 0.0, time.monotonic()
     running, failed, not_before = {}, {}, {}
     try:
         while waiting or running:
@@ -262,17 +281,23 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
                     not_before[run] = time.monotonic() + RETRY
                     waiting.append(run)
                     continue
-                ended, done = ended + 1, done + run.tokens()
                 if status:
                     failed[run] = last_lines(run.log())
-                seconds = (time.monotonic() - started) * (work - done) / max(done, 1)
-                print(f"{ended}/{total} {run.out}: {'FAILED' if status else run.result()}"
-                      + (f"; {duration(seconds)} left" if done < work else ""), flush=True)
-            waiting = [run for run in waiting if not run.finished() and not failed.keys() & set(run.ancestors())]
+                else:
+                    done += run.tokens()
+                waiting = [run for run in waiting if not run.finished() and not failed.keys() & set(run.ancestors())]
+                left = waiting + [run for run, _ in running.values()]
+                seconds = (time.monotonic() - started) * sum(run.tokens() for run in left) / max(done, 1)
+                print(f"{total - len(left)}/{total} {run.out}: {'FAILED' if status else run.result()}"
+                      + (f"; {duration(seconds)} left" if left and done else ""), flush=True)
+            waiting = [run for run in waiting if not run.finished()]
             now = time.monotonic()
             ready = [run for run in waiting
                      if now >= not_before.get(run, 0) and (not run.parent or run.parent.finished())]
             for slot, run in zip((slot for slot in range(jobs) if slot not in running), ready):
+                if run.taken():
+                    not_before[run] = now + RETRY
+                    continue
                 waiting.remove(run)
                 run.out.parent.mkdir(parents=True, exist_ok=True)
                 with open(run.log(), "a") as log:
@@ -291,6 +316,8 @@ def draw(target: str, runs: list[Run], root: Path) -> bool:
     """evaluate.py's figure of a target's runs, of those that are there; returns whether it could be drawn."""
     there = [str(run.out) for run in runs if run.stage == "finetune" and run.finished()]
     print(f"\n{target}: {len(there)} runs", flush=True)
+    if not there:
+        return False
     script = Path(__file__).parent / "evaluate.py"
     command = [sys.executable, script, "--figure", target, *there, "--out", root / "figures" / f"{target}.png"]
     return subprocess.run(command).returncode == 0
@@ -313,11 +340,18 @@ def main() -> None:
     args = parser.parse_args()
     root = args.out or Path("out", args.preset + (f"-{stem(args.corpora[0])}" if args.corpora else ""))
     corpora = tuple(args.corpora or CORPORA[args.preset])
+    for corpus in corpora:
+        if corpus not in NAMES and not hub_corpus(corpus):
+            local_files(corpus)                          # now, not when its turn comes
     targets = sorted(FIGURES) if args.target == "all" else [args.target]
     plans = {target: plan(target, args.preset, corpora, args.seeds, root) for target in targets}
     runs = list({run.out: run for of_target in plans.values() for run in of_target}.values())
+    for run in runs:
+        if run.finished():
+            run.require_same()
     processes = args.nproc_per_node
-    jobs = args.jobs or max(1, (torch.cuda.device_count() or cores()) // processes)
+    widest = max(Counter(run.stage for run in runs).values())
+    jobs = min(widest, args.jobs or max(1, (torch.cuda.device_count() or cores()) // processes))
 
     if args.list:
         for stage in STAGES if args.list == "all" else [args.list]:

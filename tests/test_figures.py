@@ -56,7 +56,7 @@ def test_losses_against_lambda(stage):
     sweep_of_shares("runs")
     out = draw(stage, "fig3a")
     falls, flat = out.splitlines()[1:3]
-    assert falls.split()[-2:] == ["0.125", "seen"] and flat.split()[-1] == "seen"
+    assert falls.endswith("  0.125  seen (3 seeds)") and flat.endswith("  seen (3 seeds)")
     assert "150k" in falls and "web → music → chem" in falls
     with open("figures/fig3a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -66,6 +66,34 @@ def test_losses_against_lambda(stage):
     assert "| L_ret falls in λ | web → music → chem, \\|D_post\\| 150k |" in text
     # L_ret at λ = 1 is 1.60 + 0.01 × (4, 8, 12 mod 3) = 1.61, 1.62, 1.60; at λ = 0 it is 2
     assert "| 1 | 0.992 ± 0.001 | 1.610 ± 0.010 | 1.500 ± 0.000 | 1.400 ± 0.000 | 0.390 [0.380, 0.400] | 0.125" in text
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every call of Axes.plot: the panel's labels, x, y, format and label."""
+    calls, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *args, **more: (calls.append((self, args, more)),
+                                                                   plot(self, *args, **more))[1])
+    return calls
+
+
+def test_points_and_stars_are_where_they_belong(stage, drawn):
+    sweep_of_shares("shares", 1)
+    draw(stage, "fig3b", "shares")
+    stars = [(axis.get_ylabel()[:5].strip(), *map(float, args[:2])) for axis, args, _ in drawn if args[2] == "*"]
+    assert stars == [("L_im", 1, pytest.approx(0.991)), ("L_ret", 1, pytest.approx(1.61))]
+    drawn.clear()
+    for recipe in ("unmixed", "mixed", "mixed + dropout", "mixed + replay"):
+        frontier_of("fronts", recipe, 0.1, seeds=1)
+    colours = {"unmixed": "black", "mixed": "#7b2fa8", "mixed + dropout": "#159a90", "mixed + replay": "#e87b14"}
+    for figure, view in (("fig4", ["L_ret", "L_ft"]), ("fig5", ["L_ret", "L_pre"])):
+        draw(stage, figure, "fronts")
+        lines = [(axis, args, more) for axis, args, more in drawn if "label" in more]
+        assert {more["label"]: more["color"] for _, _, more in lines} == colours
+        for axis, (x, *_), _ in drawn:
+            assert [axis.get_xlabel().split()[0], axis.get_ylabel().split()[0]] == view
+            assert sorted(x) == pytest.approx([1.41, 1.71, 2.01])                    # L_ret of three Stage-3 rates
+        drawn.clear()
 
 
 def test_a_seed_without_all_lambdas_is_left_out(stage):
@@ -114,7 +142,8 @@ def test_each_claim_about_frontiers_can_be_seen_or_not(stage, figure, recipes, c
     lines = draw(stage, figure).splitlines()
     for claim, word in claims.items():
         said = [line for line in lines if line.startswith(claim)]
-        assert len(said) == len(FIGURES[figure].views) and all(line.endswith("  " + word) for line in said)
+        assert len(said) == len(FIGURES[figure].views) and all(line.endswith(f"  {word} (2 seeds)") for line in said)
+        assert all((f", {x})" in line) == (f"({y}, {x})" in line) for line in said for y, x in FIGURES[figure].views)
 
 
 def test_gap_and_hypervolume_ratio_by_hand(stage):
@@ -139,6 +168,10 @@ def test_a_corpus_is_called_by_its_file_or_name():
 
 @pytest.mark.parametrize("settings, message", [
     ("--figure fig2 nowhere", "no finished fine-tuning run in nowhere"),
+    ("--figure fig2 runs nowhere", "no finished fine-tuning run in nowhere"),
+    ("--figure fig2 broken", "broken/run.json is not the record of a run"),
+    ("--figure fig2 runs --out fig2.foo", "not a .png, .pdf or .svg"),
+    ("--frontier shares", "differ in λ or |D_post|"),
     ("--figure fig3a runs", "no seed has runs at all of two or more values of λ"),
     ("--figure fig3a twice", "differ in more than λ"),
     ("--frontier runs other", "presets toy, 135m do not go into one figure"),
@@ -149,5 +182,8 @@ def test_what_cannot_be_drawn_is_one_line(stage, settings, message):
     write_run("twice/one")
     write_run("twice/two", stage3_lr=1e-3)
     write_run("other/one", preset="135m")
+    sweep_of_shares("shares", 1)
+    Path("broken").mkdir()
+    Path("broken/run.json").write_text('{"stage": "fine')
     run = stage("evaluate", settings=settings)
     assert run.status == 2 and message in run.err and run.err.count("\n") == 1

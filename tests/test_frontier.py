@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from figures import PAPER, best_inside, compare, judge_shares
-from frontier import (estimate, gap_at_matched, hypervolume, pareto_front, reference_point, sign_flip_p, slope, verdict)
+from frontier import (dominates, estimate, gap_at_matched, hypervolume, pareto_front, reference_point, sign_flip_p,
+                      slope, verdict)
 
 
 def points(*pairs):
@@ -45,6 +46,7 @@ def test_sign_flips_by_hand():
     assert sign_flip_p(np.array([1.0, 2.0, 3.0])) == 1 / 8                           # the largest of 8 means
     assert sign_flip_p(np.array([-1.0, 2.0, 3.0])) == 2 / 8                          # 6 and 4
     assert sign_flip_p(np.array([-1.0, -2.0])) == 1
+    assert sign_flip_p(np.arange(1.0, 21)) == pytest.approx(1 / 10_001)              # of 10,000 random choices and this
 
 
 def test_bootstrap_interval_covers_as_often_as_it_says():
@@ -63,10 +65,11 @@ def test_interval_of_three_seeds_is_their_range_and_one_seed_has_none():
 def test_a_verdict_needs_the_whole_interval_above_zero():
     above, across, below = (estimate(np.array(values)[:, None]) for values in ([1.0, 2], [-1.0, 2], [-1.0, -2]))
     unknown = estimate(np.array([[np.nan], [1.0]]))
-    assert verdict(above) == verdict(above, unknown) == "seen"
-    assert verdict(across) == verdict(below) == verdict(above, across) == verdict(unknown) == "not seen"
-    assert verdict(estimate(np.array([[0.1]]))) == "seen (one seed)"
-    assert verdict(estimate(np.array([[-0.1]]))) == "not seen (one seed)"
+    assert verdict(above) == verdict(above, unknown) == "seen (2 seeds)"
+    assert verdict(across) == verdict(below) == verdict(above, across) == "not seen (2 seeds)"
+    assert verdict(unknown) == "not seen"
+    assert verdict(estimate(np.array([[0.1]]))) == "seen (1 seed)"
+    assert verdict(estimate(np.array([[-0.1]]))) == "not seen (1 seed)"
 
 
 def test_slope_is_least_squares():
@@ -88,9 +91,27 @@ def paper_curves(panel, size):
 def test_the_papers_figure_3_bears_its_claims_out(size, saved):
     for panel in "ab":
         judged = judge_shares(f"fig3{panel}", *paper_curves(panel, size))
-        assert [verdict(one) for _, _, one in judged] == ["seen (one seed)"] * 2
+        assert [verdict(one) for _, _, one in judged] == ["seen (1 seed)"] * 2
     assert best_inside(paper_curves("b", size)[1]["L_ret"]) == pytest.approx([saved])
-    assert verdict(judge_shares("fig3b", *paper_curves("a", "300M"))[1][2]) == "not seen (one seed)"
+    assert verdict(judge_shares("fig3b", *paper_curves("a", "300M"))[1][2]) == "not seen (1 seed)"
+
+
+def test_the_best_share_is_chosen_by_the_other_seeds():
+    # the others' best inside are λ index 2, 2 and 3 (means of 3, 2 and 2, 4 against 3, 1 and so on)
+    curves = np.array([[5, 4, 3, 2, 5], [5, 4, 1, 4, 6], [6, 4, 2, 3, 4.0]])
+    # without the first: 4, 1.5, 3.5 → index 2 → 5 − 3; without the second: 4, 2.5, 2.5 → 2 → 5 − 1; third: 4, 2, 3 → 2
+    assert best_inside(curves).tolist() == [2, 4, 2]
+    flat = np.random.default_rng(0).normal(size=(2_000, 3, 5))
+    assert np.mean([best_inside(one).mean() > 0 for one in flat]) < 0.35         # mere noise does not look like one
+    lams = np.array([0.25, 0.5, 0.75, 1])
+    assert len(judge_shares("fig3b", lams, {"L_im": curves[:, 1:], "L_ret": curves[:, 1:]})) == 1   # λ = 0 is missing
+
+
+def test_flat_is_less_than_a_quarter_as_steep():
+    lams = np.array([0, 0.5, 1])
+    for im, word in ((0.2, "seen (1 seed)"), (0.3, "not seen (1 seed)")):
+        by_loss = {"L_im": 1 + im * lams[None], "L_ret": 2 - lams[None]}
+        assert verdict(judge_shares("fig3a", lams, by_loss)[1][2]) == word
 
 
 def paper_points(pipeline, recipe, view):
@@ -103,5 +124,30 @@ def test_the_papers_figure_2_bears_its_claim_out():
     view = "L_ft", "L_ret"
     mixed, unmixed = (paper_points("C4>MusicPile>ChemPile", recipe, view) for recipe in ("mixed", "unmixed"))
     gap, ratio, word = compare(mixed, unmixed, view)
-    assert word == "seen (one seed)" and gap.value > 0.05 and ratio.value > 0
-    assert compare(unmixed, mixed, view)[2] == "not seen (one seed)"
+    assert word == "seen (1 seed)" and gap.value > 0.05 and ratio.value > 0
+    assert compare(unmixed, mixed, view)[2] == "not seen (1 seed)"
+
+
+def recipe(*fronts):
+    return [{"seed": seed, "L_ft": x, "L_ret": y} for seed, front in enumerate(fronts) for x, y in front]
+
+
+@pytest.mark.parametrize("better, word", [
+    ([(2.0, 1.05), (2.2, 1.0)], "not seen (2 seeds)"),         # no L_ft in common: one learns more, the other keeps more
+    ([(0.5, 1.8), (0.9, 1.0)], "seen (2 seeds)"),              # none either, and better in both
+])
+def test_without_a_common_range_only_dominating_counts(better, word):
+    worse = [(1.0, 2.0), (1.5, 1.9)]
+    gap, _, said = compare(recipe(better, better), recipe(worse, worse), ("L_ft", "L_ret"))
+    assert np.isnan(gap.value) and said == word
+
+
+def test_dominating_by_hand():
+    front = points((1, 3), (2, 2))
+    assert dominates(points((1, 2.5), (2, 1)), front) and dominates(points((0, 0)), front)
+    assert not dominates(front, front) and not dominates(points((1.5, 0)), front)
+
+
+def test_a_single_point_has_no_volume():
+    alone = compare(recipe([(1, 1)]), recipe([(1, 2)]), ("L_ft", "L_ret"))
+    assert alone[0].value == 1 and np.isnan(alone[1].value) and alone[2] == "seen (1 seed)"

@@ -1,5 +1,6 @@
 """Figures by one command: what is planned, in which folders, and that every run is made once whatever happens."""
 
+import json
 import os
 import shlex
 import signal
@@ -61,6 +62,16 @@ def test_every_command_is_understood_and_no_folder_means_two_things(preset):
                                                              "resume"}
         assert {flag[2:] for flag in flags} <= known
         assert run.tokens() > 0 or "--compute-matched" in run.flags
+    made = {}
+    for run in by_folder.values():                      # one configuration, one folder: nothing is trained twice
+        column = list(SETTINGS).index(preset)
+        typed = [f"--{name}={row[column].rstrip('*')}" for name, row in reproduce.STAGES[run.stage].DEFAULTS.items()]
+        words = iter(run.flags)
+        for word in words:
+            value = "" if word in ("--lora", "--compute-matched") else f"={next(words)}"
+            typed = [other for other in typed if not other.startswith(f"{word}=")] + [word + value]
+        same = made.setdefault((run.stage, frozenset(typed), run.parent and run.parent.out), run)
+        assert same == run, f"{same.out} and {run.out}"
     first = next(run for run in by_folder.values() if run.stage == "pretrain")
     args = reproduce.pretrain.parse([*first.flags, "--out", str(first.out), "--resume"])
     assert (args.preset, args.pre, args.seed) == (preset, CORPORA[preset][0], 1)
@@ -106,18 +117,36 @@ def test_list_prints_levels_that_can_run_at_once(stage):
 def test_the_cost_comes_first(stage, monkeypatch):
     monkeypatch.setattr(reproduce, "tokens_per_second", lambda preset, threads: 10_000)
     monkeypatch.setattr(reproduce.time, "process_time", lambda: 2.0)
+    assert printed(stage, "fig3a --jobs 64 --cost")[1].split(" at ")[1].startswith("5 ×")     # five can run at once
     # 5 × (1.5M + 2.5M + 0.2M) + 2.5 × 150k tokens; (21.375M / 10,000 + 15 × 2 s) / 2 = 1,084 s
     assert printed(stage, "fig3a --jobs 2 --cost")[1] == \
         "fig3a: 15 runs, 0 of them finished; 21.4M tokens to go, at 2 × 10,000 tokens/s about 18 min\n"
 
 
 @pytest.mark.parametrize("settings, message", [
-    ("fig9", "invalid choice: 'fig9'"), ("fig2 --jobs 0", "at least 1"), ("fig2 --corpora a b", "expected 4 arguments"),
+    ("fig9", "invalid choice: 'fig9'"), ("fig2 --corpora web musik chem chat --list", "no corpus 'musik'"), ("fig2 --jobs 0", "at least 1"), ("fig2 --corpora a b", "expected 4 arguments"),
     ("fig2 --corpora web music a/tunes.txt b/tunes.txt --list", "share out/toy-web/music-lam0-seed1/lr5e-4/tunes"),
 ])
 def test_bad_input_is_one_line(stage, settings, message):
+    for name in "ab":
+        Path(name).mkdir()
+        Path(name, "tunes.txt").touch()
     status, _, err = printed(stage, settings)
     assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_what_is_finished_must_be_of_these_corpora(stage, monkeypatch):
+    monkeypatch.setattr(reproduce, "tokens_per_second", lambda preset, threads: 10_000)
+    for name in "ab":
+        Path(name).mkdir()
+        Path(name, "pre.jsonl").touch()
+    first = plan("fig3a", "toy", ("a/pre.jsonl", "music", "chem", "chat"), 1, Path("out/toy-pre"))[0]
+    first.out.mkdir(parents=True)
+    args = {"preset": "toy", "pre": "a/pre.jsonl", "post": "music", "lam": 0.0, "seed": 1}
+    (first.out / "run.json").write_text(json.dumps({"stage": "pretrain", "args": args, "lineage": []}))
+    assert "15 runs, 1 of them finished" in printed(stage, "fig3a --corpora a/pre.jsonl music chem chat --cost")[1]
+    status, _, err = printed(stage, "fig3a --corpora b/pre.jsonl music chem chat --cost")
+    assert status == 2 and f"{first.out} is finished with --pre a/pre.jsonl, not b/pre.jsonl" in err
 
 
 # ---- running
@@ -128,10 +157,11 @@ GRID = {"fig3a": ["--post $music --lam {0,1} --tokens 8k --post-tokens 4k --laye
 
 @pytest.fixture
 def sweep(folder):
-    """Start `reproduce.py fig3a` on a small grid whose fourth corpus is missing, in a process group of its own."""
+    """Start `reproduce.py fig3a` on a small grid whose fourth corpus is empty, in a process group of its own."""
     driver = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import reproduce; from cli import launch; " \
              f"reproduce.FIGURES = {GRID!r}; reproduce.RETRY = 1; launch(reproduce.main)"
-    words = "fig3a --jobs 2 --out out --corpora pre.jsonl post.jsonl ft.jsonl missing.jsonl".split()
+    words = "fig3a --jobs 2 --out out --corpora pre.jsonl post.jsonl ft.jsonl empty.jsonl".split()
+    Path("empty.jsonl").touch()
     return lambda: subprocess.Popen([sys.executable, "-c", driver, *words], stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, text=True, start_new_session=True,
                                     env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -158,6 +188,6 @@ def test_killed_or_shared_every_run_is_made_once_and_failures_do_not_stop_the_re
     assert len(logs) == 8 and sum(log.count("train finished") + log.count("tune finished") for log in logs) == 6
     for process, (out, err) in zip(both, output):
         assert process.returncode == 2 and err.count("FAILED python") == 2
-        assert "\n    error: no corpus 'missing.jsonl'" in err and "error: 2 runs failed, 2 are missing" in err
+        assert "\n    error: empty.jsonl " in err and "error: 2 runs failed, 2 are missing" in err
         assert "L_ret falls in λ" in out
     assert {path.name for path in Path("out/figures").iterdir()} == {"fig3a.png", "fig3a.csv", "fig3a.md"}
