@@ -173,6 +173,15 @@ def finished():
 
 def test_killed_or_shared_every_run_is_made_once_and_failures_do_not_stop_the_rest(sweep):
     process = sweep()
+    while not list(Path("out").glob("**/pretrain.log")):
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate()
+    with pytest.raises(ProcessLookupError):             # nor does a stage go on without it
+        os.killpg(process.pid, 0)
+    assert process.returncode == 143
+
+    process = sweep()
     while not finished():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
