@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -271,8 +272,13 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
     waiting = [run for run in runs if not run.finished()]
     total, done, started = len(waiting), 0.0, time.monotonic()
     running, failed, not_before = {}, {}, {}
+    stop = []                                            # signals, heeded when no run is just being started
+    handlers = {number: signal.signal(number, lambda number, frame: stop.append(number))
+                for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         while waiting or running:
+            if stop:
+                sys.exit(128 + stop[0])
             for slot, (run, process) in list(running.items()):
                 if (status := process.poll()) is None:
                     continue
@@ -305,6 +311,8 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
                                                           stderr=log, env=environment(slot, jobs, processes))
             time.sleep(0.2)
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():

@@ -8,19 +8,20 @@ import pytest
 from matplotlib.axes import Axes
 
 from figures import FIGURES, read_points, stem
+from files import atomic
 
 BASE = {"L_im": 1.0, "L_ret": 2.0, "L_ft": 1.5, "L_pre": 1.4}
 
 
 def write_run(folder, losses={}, preset="toy", corpora=("web", "music", "chem"), lam=1.0, seed=1, stage3_lr=3e-4,
-              post_tokens=150_000, **post):
+              post_tokens=150_000, mix=None, **post):
     """The run.json that finetune.py would leave, as far as figures read it."""
     pre, music, ft = corpora
     post = {"seed": seed, "lr": 5e-4, "batch": 32, "dropout": 0.0, "replay": 0.0, "lora": False,
             "compute_matched": False} | post
     measured = {name: {"mean": mean, "se": 0.02} for name, mean in (BASE | losses).items()}
-    lineage = [{"args": {"preset": preset, "pre": pre, "post": music, "lam": lam, "mix": None, "seed": seed,
-                         "post_tokens": post_tokens}, "lam": lam, "losses": {}},
+    lineage = [{"args": {"preset": preset, "pre": pre, "post": music, "lam": None if mix else lam, "mix": mix,
+                         "seed": seed, "post_tokens": post_tokens}, "lam": lam, "losses": {}},
                {"args": post, "losses": {}},
                {"args": {"ft": ft, "seed": seed, "lr": stage3_lr}, "losses": measured}]
     folder = Path(folder, "finetune")
@@ -133,6 +134,8 @@ def test_the_papers_numbers_go_into_figures_of_its_preset(stage, monkeypatch):
     ("fig6", {"unmixed": 0, "mixed": 0.2, "unmixed + dropout": 0.1, "unmixed + replay": 0.25},
      {"dropout helps without mixing": "seen", "mixing helps more than dropout": "seen",
       "replay helps without mixing": "seen", "mixing helps more than replay": "not seen"}),
+    ("fig6", {"unmixed": 0, "mixed": 0.1, "unmixed + dropout": 0.2, "unmixed + replay": 0.05},
+     {"mixing helps more than dropout": "not seen", "mixing helps more than replay": "seen"}),
     ("fig7", {"unmixed": 0, "mixed": 0.2, "unmixed + LoRA": -0.2, "mixed + LoRA": 0.3},
      {"mixing helps LoRA": "seen", "full beats LoRA, mixed": "not seen", "full beats LoRA, unmixed": "seen"}),
 ])
@@ -155,10 +158,23 @@ def test_gap_and_hypervolume_ratio_by_hand(stage):
 
 
 def test_whatever_runs_there_are(stage):
-    frontier_of("runs", "unmixed", 0.0)
+    frontier_of("runs", "unmixed + LoRA", 0.0)
+    frontier_of("runs", "mixed + LoRA", 0.1)
     frontier_of("runs", "mixed + dropout + replay", 0.2)
     run = stage("evaluate", settings="--frontier runs --out figures/any.png")
-    assert run.status == 0 and Path("figures/any.png").exists() and Path("figures/any.csv").exists()
+    assert run.status == 0 and run.out.count("mixing helps LoRA") == 2 and Path("figures/any.png").exists() and Path("figures/any.csv").exists()
+
+
+def test_two_may_write_a_file_at_once(folder):
+    with atomic(Path("figure")) as first, atomic(Path("figure")) as second:
+        second.write(b"second")
+        first.write(b"first")
+    assert [path.name for path in Path().glob(".figure*")] == [] and Path("figure").read_bytes() == b"first"
+
+
+def test_lambda_of_a_mix_is_the_one_that_came_of_it(folder):
+    write_run("run", mix=0.05, lam=0.53)
+    assert [(point["lam"], point["recipe"]) for point in read_points([Path("run")])] == [(0.53, "mixed")]
 
 
 def test_a_corpus_is_called_by_its_file_or_name():

@@ -62,6 +62,11 @@ def test_interval_of_three_seeds_is_their_range_and_one_seed_has_none():
     assert one.value == 1 and np.isnan(one.low) and str(one) == "1.000"
 
 
+def test_interval_is_of_the_statistic_of_the_mean():
+    of_opposites = estimate(np.array([[-1.0], [1.0]]), lambda mean: np.abs(mean[..., 0]))
+    assert of_opposites[:3] == (0, 0, 1)
+
+
 def test_a_verdict_needs_the_whole_interval_above_zero():
     above, across, below = (estimate(np.array(values)[:, None]) for values in ([1.0, 2], [-1.0, 2], [-1.0, -2]))
     unknown = estimate(np.array([[np.nan], [1.0]]))
