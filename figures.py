@@ -308,17 +308,18 @@ def _front(axis, points: list[dict], recipe: str, view: tuple[str, str]) -> None
     face = "white" if "LoRA" in recipe else colour
     axis.plot(*losses(points, view).T, marker, color=colour, markerfacecolor=face, markersize=4, alpha=0.35)
     by_seed = list(fronts(points, view).values())
+    label = recipe + f", {len(by_seed)} seeds" * (len(by_seed) > 1)
     low, high = max(front[0, 0] for front in by_seed), min(front[-1, 0] for front in by_seed)
     if len(by_seed) == 1 or low >= high:
         for front in by_seed:
             axis.plot(*front.T, line + marker, color=colour, markerfacecolor=face, markersize=5, linewidth=1.6,
-                      label=recipe)
+                      label=label)
         return
     x = np.linspace(low, high, 50)
     y = np.array([np.interp(x, *front.T) for front in by_seed])
     band = [estimate(column[:, None]) for column in y.T]
     axis.plot(x, y.mean(axis=0), line, color=colour, linewidth=1.6, marker=marker, markevery=7, markerfacecolor=face,
-              markersize=5, label=f"{recipe}, {len(by_seed)} seeds")
+              markersize=5, label=label)
     axis.fill_between(x, [one.low for one in band], [one.high for one in band], color=colour, alpha=0.15, linewidth=0)
 
 
@@ -385,7 +386,7 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
     except OSError as error:
         raise write_error(out, error) from error
     with atomic(out) as file:
-        figure.savefig(file, dpi=110, format=out.suffix[1:])
+        figure.savefig(file, dpi=min(110, 1200 / figure.get_figwidth()), format=out.suffix[1:])
     plt.close(figure)
     with atomic(out.with_suffix(".csv")) as file:
         lines = io.StringIO()
