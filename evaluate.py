@@ -180,6 +180,8 @@ def main() -> None:
     add_device_flags(parser)
     args = parser.parse_args()
     if args.figure:
+        if args.json or args.sample:
+            parser.error("--figure and --frontier draw, they do not go with --json or --sample")
         out = args.out or Path(f"{args.figure}.png")
         print(table(["claim", "where", "measured", "p", "verdict"], draw(args.figure, args.runs, out)))
         print(f"saved {out}, {out.with_suffix('.csv')} and {out.with_suffix('.md')}")

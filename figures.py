@@ -68,7 +68,7 @@ TITLES = {"fig2": "Unmixed against mixed", "fig3a": "L_im and L_ret against λ",
 
 def stem(corpus: str) -> str:
     """A corpus as folders and titles call it: a file's name up to its first dot, or the last part of an id."""
-    return Path(corpus.rstrip("/")).name.split(".")[0]
+    return Path(corpus).resolve().name.strip(".").split(".")[0]
 
 
 def read_points(paths: Sequence[Path]) -> list[dict]:
@@ -293,6 +293,9 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
                 times = Estimate(*np.exp(ratio[:3]), *ratio[3:])
                 verdicts.append([claim, f"{pipeline}, ({view[0]}, {view[1]})",
                                  f"gap in L_ret {gap}, hypervolume ratio {times}", f"{_p(gap)}, {_p(ratio)}", word])
+    if not verdicts and name != "frontier":
+        pairs = " or ".join(f"{better} and {worse}" for better, worse in figure.claims.values())
+        raise UserError(f"no pipeline here has runs of both recipes that {name} compares: {pairs}")
     values = []
     for pipeline, recipe in dict.fromkeys((point["pipeline"], point["recipe"]) for point in points):
         some = having(points, pipeline=pipeline, recipe=recipe)

@@ -180,6 +180,7 @@ def test_lambda_of_a_mix_is_the_one_that_came_of_it(folder):
 def test_a_corpus_is_called_by_its_file_or_name():
     assert [stem(name) for name in ("web", "a/tunes.jsonl.gz", "my.folder/", "hub:org/name")] == \
         ["web", "tunes", "my", "name"]
+    assert stem(".") == Path.cwd().name.strip(".").split(".")[0] != ""
 
 
 @pytest.mark.parametrize("settings, message", [
@@ -188,10 +189,12 @@ def test_a_corpus_is_called_by_its_file_or_name():
     ("--figure fig2 broken", "broken/run.json is not the record of a run"),
     ("--figure fig2 runs --out fig2.foo", "not a .png, .pdf or .svg"),
     ("--frontier shares", "differ in λ or |D_post|"),
+    ("--figure fig4 runs", "no pipeline here has runs of both recipes that fig4 compares: mixed + dropout and mixed"),
+    ("--frontier runs --json", "do not go with --json"),
     ("--figure fig3a runs", "no seed has runs at all of two or more values of λ"),
     ("--figure fig3a twice", "differ in more than λ"),
     ("--frontier runs other", "presets toy, 135m do not go into one figure"),
-    ("--figure fig2 runs --out runs/one/finetune/run.json/f.png", "cannot write"),
+    ("--frontier runs --out runs/one/finetune/run.json/f.png", "cannot write"),
 ])
 def test_what_cannot_be_drawn_is_one_line(stage, settings, message):
     write_run("runs/one")
