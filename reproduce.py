@@ -41,18 +41,19 @@ STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune}
 CORPORA = {"toy": ("web", "music", "chem", "chat"),                # D_pre, then $music, $chem and $chat below
            "135m": ("c4", "musicpile", "chempile", "flan"),
            "1b": ("c4", "musicpile", "chempile", "flan")}
+BOTH = "--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates"              # unmixed and mixed
 FIGURES = {     # Stage 1 | Stage 2 on each of it | Stage 3 on each of those; {a,b} is a run with a and one with b
-    "fig2": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+    "fig2": [BOTH,
              "--post $chat $size --lam {0,1} | $sweep | --ft $after_chat $rates"],
     "fig3a": ["--post $music $sizes --lam {0,0.25,0.5,0.75,1} | $fixed | --ft $chem $rate"],
     "fig3b": ["--post $music $sizes --lam {0,0.25,0.5,0.75,1} | --compute-matched $once | --ft $chem $rate"],
-    "fig4": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+    "fig4": [BOTH,
              "--post $music $size --lam 1 | $dropout | --ft {$chem,$chat} $rates",
              "--post $music $size --lam 1 | $replay | --ft {$chem,$chat} $rates"],
-    "fig6": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+    "fig6": [BOTH,
              "--post $music $size --lam 0 | $dropout | --ft {$chem,$chat} $rates",
              "--post $music $size --lam 0 | $replay | --ft {$chem,$chat} $rates"],
-    "fig7": ["--post $music $size --lam {0,1} | $sweep | --ft {$chem,$chat} $rates",
+    "fig7": [BOTH,
              "--post $music $size --lam {0,1} | --lora $lora | --ft {$chem,$chat} $rates"],
 }
 FIGURES["fig5"] = FIGURES["fig4"]                                  # the other view of the same runs
