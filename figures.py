@@ -181,11 +181,11 @@ def shares(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]
             lams, by_loss = curves(having(points, pipeline=pipeline, post_tokens=size))
             where = f"{pipeline}, |D_post| {tokens(size)}"
             for claim, statistic, one in judge_shares(name, lams, by_loss):
-                verdicts.append([claim, where, f"{statistic}: {one}", _p(one), verdict(one)])
+                verdicts.append([claim, where, f"{statistic}: {one:.3f}", _p(one), verdict(one)])
             for k, lam in enumerate(lams):
                 saved = estimate((by_loss["L_ret"][:, 0] - by_loss["L_ret"][:, k])[:, None])
                 values.append([where, f"{lam:g}", *(_mean(by_loss[loss][:, k]) for loss in LOSSES),
-                               *((str(saved), _p(saved)) if k else ("–", "–"))])
+                               *((f"{saved:.3f}", _p(saved)) if k else ("–", "–"))])
             for axis, loss in zip(row, ("L_im", "L_ret")):
                 _curve(axis, lams, by_loss[loss], f"|D_post| {tokens(size)}", shade, marker)
                 if points[0]["preset"] == "135m":
@@ -292,7 +292,7 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
                 gap, ratio, word = compare(*pair, view)
                 times = Estimate(*np.exp(ratio[:3]), *ratio[3:])
                 verdicts.append([claim, f"{pipeline}, ({view[0]}, {view[1]})",
-                                 f"gap in L_ret {gap}, hypervolume ratio {times}", f"{_p(gap)}, {_p(ratio)}", word])
+                                 f"gap in L_ret {gap:.3f}, hypervolume ratio {times:.2f}", f"{_p(gap)}, {_p(ratio)}", word])
     if not verdicts and name != "frontier":
         pairs = " or ".join(f"{better} and {worse}" for better, worse in figure.claims.values())
         raise UserError(f"no pipeline here has runs of both recipes that {name} compares: {pairs}")

@@ -64,10 +64,10 @@ class Estimate(NamedTuple):
     p: float
     seeds: int
 
-    def __str__(self) -> str:
+    def __format__(self, spec: str) -> str:
         if np.isnan(self.value):
             return "–"
-        return f"{self.value:.3f}" + (f" [{self.low:.3f}, {self.high:.3f}]" if self.seeds > 1 else "")
+        return f"{self.value:{spec}}" + (f" [{self.low:{spec}}, {self.high:{spec}}]" if self.seeds > 1 else "")
 
 
 def sign_flip_p(values: ndarray) -> float:

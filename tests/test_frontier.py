@@ -57,9 +57,9 @@ def test_bootstrap_interval_covers_as_often_as_it_says():
 
 def test_interval_of_three_seeds_is_their_range_and_one_seed_has_none():
     three = estimate(np.array([[1.0], [2.0], [6.0]]))
-    assert three == (3, 1, 6, 1 / 8, 3) and str(three) == "3.000 [1.000, 6.000]"
+    assert three == (3, 1, 6, 1 / 8, 3) and f"{three:.3f}" == "3.000 [1.000, 6.000]"
     one = estimate(np.array([[1.0]]))
-    assert one.value == 1 and np.isnan(one.low) and str(one) == "1.000"
+    assert one.value == 1 and np.isnan(one.low) and f"{one:.2f}" == "1.00"
 
 
 def test_interval_is_of_the_statistic_of_the_mean():
