@@ -13,8 +13,8 @@ import numpy as np
 from .dynamics import (BLOCKS, INCONSISTENT, SPECIALIZED, Setting, Task, aligned_factors, descend, descend_matrices,
                        flow, in_bases, loss, matrix_moments, mix, random_factors, rotation, stage_2, targets, tasks,
                        three_stages, three_stages_by_matrices, unmixed, violations)
-from .theorems import (alpha_threshold, clock, compute_matched, edges, half_crossing, half_times, latest_post,
-                       measured_edges, sensitivity, theorems)
+from .theorems import (LONGEST, alpha_threshold, clock, clock_edges, compute_matched, edges, half_crossing, half_times,
+                       latest_post, measured_edges, perturbed_loss, theorems)
 
 MIXED, BLUE, RED = "#7b2fa8", "#2a6fbb", "#c44e00"     # unmixed is black, as in the paper
 STATES = {"neither": "#f2f2f2", "specialized": "#c9a6e0", "inconsistent": "#bbbbbb", "both": "#8f8098"}
@@ -70,8 +70,7 @@ def draw_stages(s: Setting, eta: float, out: Path) -> None:
 def draw_window(s: Setting, eta: float, out: Path) -> None:
     """Maps over α × stopping time and α × β, measured by descent, with the predicted edges on top."""
     figure, axes = panels(2, 3, 6.4)
-    alpha = np.linspace(0, 1, MAP)
-    stop, beta = (np.linspace(0, end, MAP + 1)[1:] for end in (2 * s.t_pre, s.c_mis))
+    alpha, stop, beta = (np.linspace(0, end, MAP + 1)[1:] for end in (1, 2 * s.t_pre, s.c_mis))
     for row, y, name, grid in (
             (axes[0], stop, "stopping time of Stage 1", replace(s, alpha=alpha, t_pre=stop[:, None])),
             (axes[1], beta, "β", replace(s, alpha=alpha, beta=beta[:, None]))):
@@ -102,13 +101,20 @@ def draw_window(s: Setting, eta: float, out: Path) -> None:
 
 def edge_error(s: Setting, eta: float) -> str:
     """How far the measured edges of the window are from the predicted ones, over α."""
-    grid = replace(s, alpha=np.linspace(0, 1, MAP)[1:])
+    grid = replace(s, alpha=np.linspace(0, 1, MAP + 1)[1:])
     stop = np.linspace(0, 2 * s.t_pre, MAP + 1)[1:, None]
-    measured, predicted = (np.stack(np.broadcast_arrays(*found))
-                           for found in (measured_edges(grid, stop, eta), edges(grid)))
-    both = np.isfinite(measured) & (predicted > stop.min()) & (predicted < stop.max())
-    worst = np.abs(measured[both] / predicted[both] - 1).max(initial=0)
-    return f"window: {both.sum()} edges over α, measured within {worst:.1%} of the prediction at --eta {eta:g}"
+    found = []
+    for crossing, exact, leading in zip(measured_edges(grid, stop, eta), edges(grid), clock_edges(grid)):
+        exact, leading = np.atleast_1d(exact, leading)
+        inside = (exact > stop.min()) & (exact < stop.max())
+        found += zip(crossing[:len(exact)][inside], exact[inside], leading[inside])    # the unmixed run has one edge
+    found = np.array(found).reshape(-1, 3)
+    measured, exact, leading = found[np.isfinite(found[:, 0])].T
+    if not len(measured):
+        return "window: none of its edges is in the map"
+    worst, worst_leading = (np.abs(predicted / measured - 1).max() for predicted in (exact, leading))
+    return (f"window: {len(measured)} of {len(found)} edges over α found, within {worst:.1%} of where flow has them at "
+            f"--eta {eta:g},\n{worst_leading:.0%} of where the clock has them")
 
 
 def draw_alpha(s: Setting, eta: float, out: Path) -> None:
@@ -131,9 +137,10 @@ def draw_alpha(s: Setting, eta: float, out: Path) -> None:
     save(figure, out / "alpha.png")
 
 
-def draw_times(eta: float, out: Path, rng) -> None:
+def draw_times(out: Path, rng) -> None:
     """When a direction is learned: measured by descent against the closed form, for three depths and random weights."""
     figure, (left, right) = panels(1, 2, 3.8)
+    eta = 0.005                                        # for the singular values here, whatever the setting's are
     for depth, marker in ((2, "o"), (3, "s"), (4, "^")):
         for share, colour in ((0.7, "#999999"), (1, MIXED)):
             T, task = share * default_T(depth), Task(np.ones(12), np.geomspace(0.3, 3, 12))
@@ -165,7 +172,7 @@ def draw_beyond(s: Setting, out: Path) -> str:
     lam, strikes = np.linspace(0, 1, 101), clock(s.T, s.depth) / s.beta
     tau, best = 2.4 * strikes, []
     for reg, line, colour in ((0, "solid", MIXED), (0.1, "dashed", BLUE), (0.3, "dotted", RED)):
-        run = compute_matched(replace(s, reg=reg, t_pre=3.0), lam, tau)
+        run = compute_matched(replace(s, reg=reg, replay=0, t_pre=1.3 * clock(s.T, s.depth) / s.pre), lam, tau)
         axes[0].plot(lam, run.L_im, color=colour, ls=line, label=f"λ_reg = {reg:g}")
         axes[1].plot(lam, run.L_ret, color=colour, ls=line)
         at = run.L_ret.argmin()
@@ -178,8 +185,8 @@ def draw_beyond(s: Setting, out: Path) -> str:
     time = np.linspace(0, 2.5 * half_times(pre, s.T, s.depth)[INCONSISTENT], 200)
     sigma = flow(s.sigma_0, pre, time, s.depth)
     for gamma, line in ((0, "solid"), (0.3, "dashed"), (0.5, "dotted")):
-        noisy = loss(sigma, pre, counts) + gamma ** 2 * sensitivity(sigma, pre, counts, s.depth)
-        axes[2].plot(time, noisy, color="black", ls=line, label=f"γ = {gamma:g}")
+        axes[2].plot(time, perturbed_loss(sigma, pre, counts, gamma, s.depth), color="black", ls=line,
+                     label=f"γ = {gamma:g}")
     axes[2].set(title="L(θ_pre + noise γ; D_pre), unmixed", xlabel="stopping time of Stage 1", ylabel="loss")
     axes[0].legend(fontsize=8)
     axes[2].legend(fontsize=8)
@@ -259,7 +266,7 @@ def parse(argv: list[str] | None = None) -> tuple[Setting, argparse.Namespace]:
                             help=f"{HELP[field.name]} ({field.default})")
     parser.set_defaults(T=None)
     parser.add_argument("--eta", type=float, default=0.005, help="learning rate of gradient descent (%(default)s)")
-    parser.add_argument("--steps", type=int, help="steps of Stage 1, in place of --t-pre")
+    parser.add_argument("--steps", type=int, help="of Stage 1, in place of --t-pre")
     parser.add_argument("--seed", type=int, default=1, help="of rotations, random weights and samples (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/theory"), help="folder of the figures (%(default)s)")
     args = parser.parse_args(argv)
@@ -285,10 +292,11 @@ def parse(argv: list[str] | None = None) -> tuple[Setting, argparse.Namespace]:
             (args.eta > converges, f"--eta {args.eta:g} is too large for a singular value of {largest:g}, "
                                    f"use at most {converges:.2g}"),
             (min(times) < args.eta, "every stage must last at least one step of --eta"),
-            (max(times) > 20_000 * args.eta, "a stage has more than 20,000 steps, raise --eta")):
+            (max(times) > LONGEST * args.eta, f"a stage has more than {LONGEST:,} steps, raise --eta")):
         if wrong:
             fail(message)
-    return s, args
+    whole_steps = {name: round(getattr(s, name) / args.eta) * args.eta for name in ("t_pre", "t_post", "t_ft")}
+    return replace(s, **whole_steps), args
 
 
 def main() -> None:
@@ -299,20 +307,22 @@ def main() -> None:
     except OSError as error:
         fail(f"cannot make the folder --out {out}: {error.strerror}")
     print("assumptions: " + ("; ".join(f"violated: {condition}" for condition in violations(s)) or "all hold"))
-    print(f"\n{'theorem':<9}  {'claim':<58}  {'left':>9}   {'right':>9}  holds  at exact rank")
+    print(f"\n{'theorem':<9}  {'claim':<60}  {'left':>9}   {'right':>9}  holds  at exact rank")
     for check, ideal in zip(theorems(s, eta), theorems(s, eta, ideal=True)):
         holds, holds_ideal = ("yes" if x.holds else "NO" for x in (check, ideal))
-        print(f"{check.theorem:<9}  {check.claim:<58}  {check.left:9.3g} {check.relation} {check.right:9.3g}  "
+        print(f"{check.theorem:<9}  {check.claim:<60}  {check.left:9.3g} {check.relation} {check.right:9.3g}  "
               f"{holds:<5}  {holds_ideal}")
-    at = edges(s)
-    print(f"\nmixed run: Stage 1 (here {s.t_pre:g}) learns the specialized block from {at.specialized:.2f} on, the "
-          f"inconsistent one\nfrom {at.inconsistent:.2f}, and Stage 3 that one if Stage 1 lasts {at.overwritten:.2f}; "
-          f"unmixed run: Stage 2 (here {s.t_post:g})\nlearns the specialized block from {latest_post(s):.2f} on")
+    print(f"\n{f'stopping time of Stage 1, here {s.t_pre:g}, from which':<60}  {'by flow':>9}   {'by clock':>9}")
+    for (label, _, _), exact, leading in zip(EDGES, edges(s), clock_edges(s)):
+        print(f"{label:<60}  {exact:9.3g}   {leading:9.3g}")
+    leading = clock(s.T, s.depth) / ((1 - s.replay) * s.beta)
+    print(f"time of Stage 2, here {s.t_post:g}, from which\n"
+          f"{'unmixed: specialized learned in Stage 2':<60}  {latest_post(s):9.3g}   {leading:9.3g}\n")
     print(edge_error(s, eta))
     draw_stages(s, eta, out)
     draw_window(s, eta, out)
     draw_alpha(s, eta, out)
-    draw_times(eta, out, rng)
+    draw_times(out, rng)
     print(draw_beyond(s, out))
     print(draw_departures(s, eta, out, rng))
     print(f"figures: {out}/ alpha.png beyond.png departures.png stages.png times.png window.png")

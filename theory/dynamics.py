@@ -9,7 +9,7 @@ has covariance V diag(v) Vᵀ. U and V are the same in every stage, so with alig
 * `flow`, `elapsed`: the limit of small steps of the latter in closed form. Time is learning rate × steps throughout.
 
 Mixtures, replay and the penalty λ_reg‖θ − θ₀‖² are all quadratic in θ, so each is a sum of moments (v, c):
-mixture (1−α)·pre + α·post, replay (1−ρ)·post + ρ·pre, penalty (v + λ_reg, c + λ_reg·σ₀).
+mixture (1−α)·pre + α·post, replay (1−ρ)·post + ρ·pre, penalty (v + λ_reg, c + λ_reg·σ(θ₀)).
 """
 
 from dataclasses import dataclass, replace
@@ -20,12 +20,11 @@ from numpy import ndarray
 
 BLOCKS = ("invariant", "inconsistent", "specialized")      # the last axis of every array of singular values
 INVARIANT, INCONSISTENT, SPECIALIZED = range(3)
-FAR = 300                                                  # |ln σ| at which bisection stops looking
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Section 5's numbers and ours. All but n, k and depth may be arrays, which are broadcast against each other."""
+    """Section 5's numbers and ours. All but c_mis, n, k and depth may be arrays, broadcast against each other."""
     alpha: float | ndarray = 0.85        # α, share of D_post in Stage 1
     beta: float | ndarray = 1.0          # β, singular value of the specialized block under D_post
     invariant: float | ndarray = 3.0     # singular value of the invariant block, the same in all stages
@@ -95,7 +94,7 @@ def loss(sigma: ndarray, task: Task, counts: ndarray) -> ndarray:
 
 
 def violations(s: Setting) -> list[str]:
-    """Which of the assumptions (C.5, C.6, β < c_mis/2, early exposure) scalar numbers violate, in words; [] if none.
+    """Which of the paper's assumptions (C.5, C.6 and the text) scalar numbers violate, in words; [] if none.
 
     "Apart" is by absolute value. Read with a sign, σ_post − σ_pre > c_mis, the assumptions exclude each other: early
     exposure implies β > σ_post, the other two σ_post > c_mis > 2β. Without a sign they imply α > 2/3 (README.md).
@@ -156,7 +155,7 @@ def elapsed(start, end, v, c, depth: int = 2) -> ndarray:
 
 
 def flow(sigma, task: Task, time, depth: int = 2) -> ndarray:
-    """σ after gradient flow for `time`: (…, 3). Negative times go back; nan where σ then came from infinity.
+    """σ after gradient flow for `time`: (…, 3).
 
     Two factors: logistic, σ(t) = sσ₀ / (σ₀ + (s − σ₀)·e^(−4ct)) (Saxe et al. 2014, with the factor 4 of this loss).
     More: the inverse of `elapsed`, by bisection.
@@ -166,16 +165,14 @@ def flow(sigma, task: Task, time, depth: int = 2) -> ndarray:
     s = np.where(v > 0, targets(Task(v, c)), sigma)
     if depth == 2:
         below = sigma + (s - sigma) * np.exp(-4 * c * time)
-        return np.where(below > 0, s * sigma / np.where(below > 0, below, 1), np.where(sigma > 0, np.nan, 0))
-    back = time < 0
+        return s * sigma / np.where(sigma > 0, below, 1)
     with np.errstate(divide="ignore"):
-        near, far = np.log(sigma), np.where(back, np.where(sigma < s, -FAR, FAR), np.log(s))
+        near, far = np.log(sigma), np.log(s)
     for _ in range(60):
         middle = (near + far) / 2
-        ends = np.where(back, np.exp(middle), sigma), np.where(back, sigma, np.exp(middle))
-        early = elapsed(*ends, v, c, depth) <= abs(time)
+        early = elapsed(sigma, np.exp(middle), v, c, depth) <= time
         near, far = np.where(early, middle, near), np.where(early, far, middle)
-    return np.where(back & (near > FAR - 1), np.nan, np.exp(near))
+    return np.exp(near)
 
 
 # ---- full matrices
