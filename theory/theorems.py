@@ -59,6 +59,22 @@ def alpha_threshold(s: Setting) -> ndarray:
     return np.where(beta > post, pre / np.where(beta > post, pre + beta - post, 1), np.inf)
 
 
+def start_of(end: ndarray, task_from: Callable[[ndarray], Task], time, depth: int = 2, least=1e-200) -> ndarray:
+    """The σ, at least `least`, from which flow on task_from(σ) takes `time` to `end`: (…, 3), by bisection of ln σ.
+
+    What starts higher ends higher. `least` where even that ends above `end`.
+    """
+    time = np.asarray(time)[..., None]
+    low, high = np.log(np.broadcast_arrays(least, 1e100 * np.nan_to_num(end, nan=1.0)))
+    for _ in range(70):
+        middle = (low + high) / 2
+        start = np.exp(middle)
+        needed = elapsed(start, end, *task_from(start), depth)
+        ends_above = np.where(start < end, needed <= time, needed > time)
+        low, high = np.where(ends_above, low, middle), np.where(ends_above, middle, high)
+    return np.where(low == np.log(least), least, np.exp(low))
+
+
 # ---- the window of stopping times
 
 class Edges(NamedTuple):
@@ -92,7 +108,7 @@ def edges(s: Setting) -> Edges:
 
 
 def clock_edges(s: Setting) -> Edges:
-    """The same to leading order in large T: where the sum over stages of covariance × time reaches `clock`.
+    """`edges` to leading order in large T: where the sum over stages of covariance × time reaches `clock`.
 
     T/(2αβ), then with less left to do, as Stage 2 adds (1−ρ)β·t_post to the specialized block's clock and Stages 2 and
     3 ((1−ρ)σ_post + ρσ_pre)·t_post and σ_ft·t_ft to the inconsistent block's; λ_reg adds next to nothing.
@@ -107,24 +123,8 @@ def clock_edges(s: Setting) -> Edges:
                      third[..., INCONSISTENT], (strikes / pre.c)[..., INCONSISTENT])
 
 
-def start_of(end: ndarray, task_from: Callable[[ndarray], Task], time, depth: int = 2, least=1e-200) -> ndarray:
-    """The σ, at least `least`, from which flow on task_from(σ) takes `time` to `end`: (…, 3), by bisection of ln σ.
-
-    What starts higher ends higher. `least` where even that ends above `end`.
-    """
-    time = np.asarray(time)[..., None]
-    low, high = np.log(np.broadcast_arrays(least, 1e100 * np.nan_to_num(end, nan=1.0)))
-    for _ in range(70):
-        middle = (low + high) / 2
-        start = np.exp(middle)
-        needed = elapsed(start, end, *task_from(start), depth)
-        ends_above = np.where(start < end, needed <= time, needed > time)
-        low, high = np.where(ends_above, low, middle), np.where(ends_above, middle, high)
-    return np.where(low == np.log(least), least, np.exp(low))
-
-
 def measured_edges(s: Setting, stop: ndarray, eta: float) -> Edges:
-    """The same, measured by gradient descent with t_pre = stop (m, 1), settings of shape (…) along the second axis."""
+    """`edges` measured by gradient descent with t_pre = stop (m, 1), settings of shape (…) along the second axis."""
     pre, post, ft = tasks(s)
     runs = replace(s, t_pre=stop)
     mixed, alone = three_stages(runs, eta), three_stages(unmixed(runs), eta)
