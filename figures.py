@@ -124,6 +124,39 @@ def losses(points: list[dict], names: Sequence[str]) -> ndarray:
     return np.array([[point[name] for name in names] for point in points], dtype=float)
 
 
+def of_figure(name: str, points: list[dict]) -> list[dict]:
+    """The points that a figure is of, where a folder has others too; raises UserError if there are none.
+
+    Figure 3: plain post-training, for 3b compute-matched. Frontiers: of pipelines that have two recipes to compare,
+    the recipes drawn, at λ = 0 and the highest λ, and at the highest |D_post|.
+    """
+    chosen, needed = [], ""
+    if name not in FIGURES:
+        wanted = "compute-matched" if name == "fig3b" else ""
+        chosen = [point for point in points if point["recipe"].partition(" + ")[2] == wanted]
+    elif name == "frontier":
+        chosen = [point for point in points if not point["compute_matched"]]
+    else:
+        drawn, pairs = set(itertools.chain(*FIGURES[name].recipes)), FIGURES[name].claims.values()
+        needed = f", no pipeline has {' or '.join(' and '.join(pair) for pair in pairs)}"
+        for pipeline in distinct(points, "pipeline"):
+            there = having(points, pipeline=pipeline)
+            if any(set(pair) <= {*distinct(there, "recipe")} for pair in pairs):
+                chosen += [point for point in there if point["recipe"] in drawn]
+    if not chosen:
+        raise UserError(f"none of these runs is of {name}{needed}")
+    if name in FIGURES:
+        chosen = at_highest("lam", at_highest("post_tokens", chosen), but_also=0)
+    return chosen
+
+
+def at_highest(key: str, points: list[dict], but_also: float | None = None) -> list[dict]:
+    """The points of each pipeline that have its highest value of a key, or `but_also`."""
+    highest = {pipeline: max(point[key] for point in having(points, pipeline=pipeline))
+               for pipeline in distinct(points, "pipeline")}
+    return [point for point in points if point[key] in (highest[point["pipeline"]], but_also)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Figure 3: losses against λ
 
@@ -132,7 +165,9 @@ def curves(points: list[dict]) -> tuple[ndarray, dict[str, ndarray]]:
     lams = sorted(distinct(points, "lam"))
     by_seed = [[having(points, seed=seed, lam=lam) for lam in lams] for seed in distinct(points, "seed")]
     if any(len(same) > 1 for row in by_seed for same in row):
-        raise UserError("these runs differ in more than λ, |D_post| and the seed, name those of one configuration")
+        settings = {key: distinct(points, key) for key in ("stage2_lr", "stage2_batch", "stage3_lr")}
+        differ = " and ".join(f"{key} ({', '.join(map(str, few))})" for key, few in settings.items() if len(few) > 1)
+        raise UserError(f"these runs differ in {differ or 'more than λ and the seed'}, name those of one value")
     complete = [[same[0] for same in row] for row in by_seed if all(row)]
     if len(lams) < 2 or not complete:
         raise UserError("no seed has runs at all of two or more values of λ, finish its sweep first")
@@ -242,27 +277,29 @@ def fronts(points: list[dict], view: tuple[str, str]) -> dict[str, ndarray]:
     return {seed: pareto_front(losses(having(points, seed=seed), view)) for seed in distinct(points, "seed")}
 
 
-def compare(better: list[dict], worse: list[dict], view: tuple[str, str]) -> tuple[Estimate, Estimate, str]:
-    """Gap in L_ret at the view's other loss matched, logarithm of the ratio of hypervolumes, and the verdict on both.
+def compare(better: list[dict], worse: list[dict], view: tuple[str, str]) -> tuple[Estimate, Estimate, list[bool], str]:
+    """Gap in L_ret at the view's other loss matched, logarithm of the ratio of hypervolumes, wins, and the verdict.
 
-    Over the seeds that both have; the claim is that both are above 0 or, where fronts of a seed have no range in
-    common and so no gap, that each dominates its counterpart. The reference point of the hypervolumes is
-    `reference_point` of all fronts compared.
+    Over the seeds that both have. A seed is won if its gap is above 0 or, where its fronts have no range in common and
+    so no gap, if the one dominates the other. The claim is that gap and ratio are above 0, of seeds without a gap that
+    every seed is won and the ratio above 0. The reference point of the hypervolumes is `reference_point` of all points
+    compared. Raises UserError if no seed has both.
     """
     matched = next(loss for loss in view if loss != "L_ret"), "L_ret"
     by_seed = [fronts(points, matched) for points in (better, worse)]
     pairs = [(by_seed[0][seed], by_seed[1][seed]) for seed in by_seed[0] if seed in by_seed[1]]
     if not pairs:
-        nothing = Estimate(np.nan, np.nan, np.nan, np.nan, 0)
-        return nothing, nothing, verdict(nothing)
-    reference = reference_point(*(front for pair in pairs for front in pair))
-    with np.errstate(divide="ignore", invalid="ignore"):           # a front of one point may have no volume
+        raise UserError(f"no seed has runs of both {better[0]['recipe']} and {worse[0]['recipe']}, finish one first")
+    reference = reference_point(losses(better, matched), losses(worse, matched))
+    with np.errstate(divide="ignore", invalid="ignore"):           # two single points may have no volume
         ratio = [np.log(hypervolume(b, reference)) - np.log(hypervolume(w, reference)) for b, w in pairs]
-    gap = estimate(np.array([[gap_at_matched(w, b)] for b, w in pairs]))
-    ratio = estimate(np.array(ratio)[:, None])
-    if np.isnan(gap.value) and not all(dominates(b, w) for b, w in pairs):
-        return gap, ratio, f"not seen ({len(pairs)} seed{'s' * (len(pairs) > 1)})"
-    return gap, ratio, verdict(gap, ratio)
+    gaps = [gap_at_matched(w, b) for b, w in pairs]
+    gap, ratio = estimate(np.array(gaps)[:, None]), estimate(np.array(ratio)[:, None])
+    wins = [dominates(b, w) if np.isnan(one) else one > 0 for one, (b, w) in zip(gaps, pairs)]
+    word = verdict(gap, ratio)
+    if np.isnan(gap.value) and not all(wins):
+        word = "not " + word.removeprefix("not ")
+    return gap, ratio, wins, word
 
 
 def panels(figure: Frontiers, points: list[dict]) -> list[tuple[tuple[str, str], str, Sequence[str]]]:
@@ -273,14 +310,11 @@ def panels(figure: Frontiers, points: list[dict]) -> list[tuple[tuple[str, str],
 def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]], list[list[str]]]:
     """Draw a figure of frontiers, one panel for each of `panels`; returns as `shares` does."""
     figure = FIGURES[name]
-    for pipeline, recipe in dict.fromkeys((point["pipeline"], point["recipe"]) for point in points):
-        kinds = {(point["lam"], point["post_tokens"]) for point in having(points, pipeline=pipeline, recipe=recipe)}
-        if len(kinds) > 1:
-            raise UserError(f"the {recipe} runs of {pipeline} differ in λ or |D_post|, name those of one value")
     for (view, pipeline, recipes), axis in zip(panels(figure, points), axes.flat):
-        for recipe in recipes or distinct(points, "recipe"):
+        drawn = recipes or distinct(points, "recipe")
+        for recipe in drawn:
             if some := having(points, pipeline=pipeline, recipe=recipe):
-                _front(axis, some, recipe, view)
+                _front(axis, some, recipe, view, recipe.replace("unmixed +", "mixed +") in set(drawn) - {recipe})
         if points[0]["preset"] == "135m":
             _paper_fronts(axis, name, pipeline, recipes, view)
         axis.set(xlabel=f"{view[0]} (nats per token)", ylabel=f"{view[1]} (nats per token)", title=pipeline)
@@ -289,13 +323,11 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
         for pipeline in distinct(points, "pipeline"):
             pair = [having(points, pipeline=pipeline, recipe=recipe) for recipe in (better, worse)]
             for view in figure.views if all(pair) else ():
-                gap, ratio, word = compare(*pair, view)
+                gap, ratio, wins, word = compare(*pair, view)
+                won = f", better in {sum(wins)} of {len(wins)}" if np.isnan(gap.value) else ""
                 times = Estimate(*np.exp(ratio[:3]), *ratio[3:])
                 verdicts.append([claim, f"{pipeline}, ({view[0]}, {view[1]})",
-                                 f"gap in L_ret {gap:.3f}, hypervolume ratio {times:.2f}", f"{_p(gap)}, {_p(ratio)}", word])
-    if not verdicts and name != "frontier":
-        pairs = " or ".join(f"{better} and {worse}" for better, worse in figure.claims.values())
-        raise UserError(f"no pipeline here has runs of both recipes that {name} compares: {pairs}")
+                                 f"gap in L_ret {gap:.3f}{won}, hypervolume ratio {times:.2f}", f"{_p(gap)}, {_p(ratio)}", word])
     values = []
     for pipeline, recipe in dict.fromkeys((point["pipeline"], point["recipe"]) for point in points):
         some = having(points, pipeline=pipeline, recipe=recipe)
@@ -304,25 +336,27 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
     return verdicts, values
 
 
-def _front(axis, points: list[dict], recipe: str, view: tuple[str, str]) -> None:
-    """Every run as a point, and their frontier: of one seed as it is, of several the mean and its interval."""
+def _front(axis, points: list[dict], recipe: str, view: tuple[str, str], beside_mixed: bool) -> None:
+    """Every run as a point, and their frontier: of one seed as it is, of several the mean and its interval.
+
+    The mean is over the range that the seeds share, without markers; seeds that share none have a line each.
+    """
     colour, marker = STYLE.get(recipe, OTHER_STYLE)
-    line = "--" if "LoRA" in recipe else "-"
-    face = "white" if "LoRA" in recipe else colour
-    axis.plot(*losses(points, view).T, marker, color=colour, markerfacecolor=face, markersize=4, alpha=0.35)
+    line, face = ("--", "white") if "LoRA" in recipe else (":", "white") if beside_mixed else ("-", colour)
     by_seed = list(fronts(points, view).values())
     label = recipe + f", {len(by_seed)} seeds" * (len(by_seed) > 1)
+    style = {"color": colour, "markerfacecolor": face}
+    axis.plot(*losses(points, view).T, marker, markersize=4, alpha=0.35, **style)
+    axis.plot([], [], line + marker, markersize=5, label=label, **style)
     low, high = max(front[0, 0] for front in by_seed), min(front[-1, 0] for front in by_seed)
     if len(by_seed) == 1 or low >= high:
         for front in by_seed:
-            axis.plot(*front.T, line + marker, color=colour, markerfacecolor=face, markersize=5, linewidth=1.6,
-                      label=label)
+            axis.plot(*front.T, line + marker, markersize=5, linewidth=1.6, **style)
         return
     x = np.linspace(low, high, 50)
     y = np.array([np.interp(x, *front.T) for front in by_seed])
     band = [estimate(column[:, None]) for column in y.T]
-    axis.plot(x, y.mean(axis=0), line, color=colour, linewidth=1.6, marker=marker, markevery=7, markerfacecolor=face,
-              markersize=5, label=label)
+    axis.plot(x, y.mean(axis=0), line, linewidth=1.6, **style)
     axis.fill_between(x, [one.low for one in band], [one.high for one in band], color=colour, alpha=0.15, linewidth=0)
 
 
@@ -362,6 +396,10 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
     points = read_points(runs)
     if len(distinct(points, "preset")) > 1:
         raise UserError(f"runs of presets {', '.join(distinct(points, 'preset'))} do not go into one figure")
+    title = TITLES[name] if name == "frontier" else f"Figure {name[3:]}: {TITLES[name]}"
+    there, points = len(points), of_figure(name, points)
+    if len(points) < there:
+        print(f"{there - len(points)} of {there} runs are not of {name}, left out")
     pipelines = len(distinct(points, "pipeline"))
     if name in FIGURES:
         views, columns = len(FIGURES[name].views), len(FIGURES[name].recipes)
@@ -375,15 +413,17 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
     figure, axes = plt.subplots(*shape, figsize=(3.4 * shape[1], 3.0 * shape[0]), squeeze=False, layout="constrained")
     verdicts, values = (frontiers if name in FIGURES else shares)(name, points, axes)
 
+    figure.suptitle(title, fontsize=10)
     labelled = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
     figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
     verdict_header = ["claim", "where", "measured", "p", "verdict"]
-    text = (f"# {TITLES[name]}\n\n![{TITLES[name]}]({out.name})\n\n{markdown(verdict_header, verdicts)}\n"
+    text = (f"# {title}\n\n![{title}]({out.name})\n\n{markdown(verdict_header, verdicts)}\n"
             f"{markdown(header, values)}\n"
             "Losses in nats per token. [95% bootstrap interval over seeds, of fewer than five their range]; ± standard "
             "deviation over seeds; p: one-sided paired test over seeds, at least 1/2ⁿ for n seeds; of frontiers, p of "
-            "the gap and of the ratio. A gap is – where the frontiers have no range in common; then *seen* means that "
-            "every point of the one is dominated by the other. Definitions: frontier.py.\n")
+            "the gap and of the ratio. A gap is – where the frontiers of a seed have no range in common; such a seed counts "
+            "as better if every point of the one is dominated by the other, and for *seen* all must be. Definitions: "
+            "frontier.py and `compare` in figures.py.\n")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

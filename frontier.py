@@ -23,9 +23,9 @@ def pareto_front(points: ndarray) -> ndarray:
     return points[points[:, 1] < lowest_before]
 
 
-def reference_point(*fronts: ndarray) -> ndarray:
-    """The worst of each loss on any of the fronts, and a tenth of their range beyond it: (2,)."""
-    together = np.concatenate(fronts)
+def reference_point(*points: ndarray) -> ndarray:
+    """The worst of each loss at any of the points (n, 2), and a tenth of their range beyond it: (2,)."""
+    together = np.concatenate(points)
     return together.max(axis=0) + np.ptp(together, axis=0) / 10
 
 

@@ -79,7 +79,7 @@ def drawn(monkeypatch):
 
 
 def test_points_and_stars_are_where_they_belong(stage, drawn):
-    sweep_of_shares("shares", 1)
+    sweep_of_shares("shares", 1, compute_matched=True)
     draw(stage, "fig3b", "shares")
     stars = [(axis.get_ylabel()[:5].strip(), *map(float, args[:2])) for axis, args, _ in drawn if args[2] == "*"]
     assert stars == [("L_im", 1, pytest.approx(0.991)), ("L_ret", 1, pytest.approx(1.61))]
@@ -91,14 +91,16 @@ def test_points_and_stars_are_where_they_belong(stage, drawn):
         draw(stage, figure, "fronts")
         lines = [(axis, args, more) for axis, args, more in drawn if "label" in more]
         assert {more["label"]: more["color"] for _, _, more in lines} == colours
-        for axis, (x, *_), _ in drawn:
+        for axis, (x, *_), more in drawn:
+            if "label" in more:                                                      # the legend's, empty
+                continue
             assert [axis.get_xlabel().split()[0], axis.get_ylabel().split()[0]] == view
             assert sorted(x) == pytest.approx([1.41, 1.71, 2.01])                    # L_ret of three Stage-3 rates
         drawn.clear()
 
 
 def test_a_seed_without_all_lambdas_is_left_out(stage):
-    sweep_of_shares("runs")
+    sweep_of_shares("runs", compute_matched=True)
     Path("runs/lam0.5-seed2/finetune/run.json").unlink()
     draw(stage, "fig3b")
     assert "1.610 ± 0.014" not in Path("figures/fig3b.md").read_text()
@@ -157,12 +159,38 @@ def test_gap_and_hypervolume_ratio_by_hand(stage):
     assert "(L_ft, L_ret)" in first and f"gap in L_ret 0.200, hypervolume ratio {0.2072 / 0.1192:.2f}" in first
 
 
+def test_the_reference_is_beyond_every_run_compared(stage):
+    for name, lam, L_ft, L_ret in (("a", 0.0, 1.0, 1.5), ("b", 0.0, 1.9, 1.6), ("c", 1.0, 0.9, 1.4)):
+        write_run(name, {"L_ft": L_ft, "L_ret": L_ret, "L_pre": 1 + lam}, lam=lam, stage3_lr=L_ft)
+    first = draw(stage, "fig2", "a b c").splitlines()[1]
+    # the worst are 1.9 and 1.6, the ranges 1 and 0.2: up to (2, 1.62), 1.1 · 0.22 against 1 · 0.12
+    assert f"gap in L_ret –, better in 1 of 1, hypervolume ratio {1.1 * 0.22 / 0.12:.2f}" in first
+    assert first.endswith("  seen (1 seed)")
+
+
+def test_a_figure_is_of_its_own_runs(stage, drawn):
+    """Of a folder with everything in it: neither other shares than the highest, nor other recipes."""
+    sweep_of_shares("runs/plain", stage3_lr=5e-4)
+    sweep_of_shares("runs/matched", compute_matched=True)
+    for recipe in ("unmixed", "mixed", "mixed + dropout", "mixed + replay", "unmixed + dropout"):
+        frontier_of("runs/fronts", recipe, 0.1)
+    frontier_of("runs/chat", "mixed", 0.1, ("web", "music", "chat"))                 # with nothing to compare it to
+    for figure, runs in (("fig2", 2 * 3 * 2 + 2 * 3), ("fig4", 2 * 3 * 4 + 2 * 3), ("fig3b", 15)):
+        assert "runs are not of " + figure in draw(stage, figure)
+        assert len(Path(f"figures/{figure}.csv").read_text().splitlines()) == 1 + runs
+    drawn.clear()
+    draw(stage, "frontier", "runs/fronts")
+    styles = {more["label"]: (args[2], more["color"], more["markerfacecolor"])
+              for _, args, more in drawn if "label" in more}
+    assert len(set(styles.values())) == len(styles) == 5
+
+
 def test_whatever_runs_there_are(stage):
     frontier_of("runs", "unmixed + LoRA", 0.0)
     frontier_of("runs", "mixed + LoRA", 0.1)
     frontier_of("runs", "mixed + dropout + replay", 0.2)
     run = stage("evaluate", settings="--frontier runs --out figures/any.png")
-    assert run.status == 0 and run.out.count("mixing helps LoRA") == 2 and Path("figures/any.png").exists() and Path("figures/any.csv").exists()
+    assert run.status == 0 and run.out.count("mixing helps LoRA") == 2 and all(Path(f"figures/any.{kind}").exists() for kind in ("png", "csv"))
 
 
 def test_two_may_write_a_file_at_once(folder):
@@ -188,11 +216,12 @@ def test_a_corpus_is_called_by_its_file_or_name():
     ("--figure fig2 runs nowhere", "no finished fine-tuning run in nowhere"),
     ("--figure fig2 broken", "broken/run.json is not the record of a run"),
     ("--figure fig2 runs --out fig2.foo", "not a .png, .pdf or .svg"),
-    ("--frontier shares", "differ in λ or |D_post|"),
-    ("--figure fig4 runs", "no pipeline here has runs of both recipes that fig4 compares: mixed + dropout and mixed"),
+    ("--figure fig3b shares", "none of these runs is of fig3b"),
+    ("--figure fig2 seeds", "no seed has runs of both mixed and unmixed"),
+    ("--figure fig4 runs", "none of these runs is of fig4, no pipeline has mixed + dropout and mixed or mixed + replay and mixed"),
     ("--frontier runs --json", "do not go with --json"),
     ("--figure fig3a runs", "no seed has runs at all of two or more values of λ"),
-    ("--figure fig3a twice", "differ in more than λ"),
+    ("--figure fig3a twice", "differ in stage3_lr (0.0003, 0.001)"),
     ("--frontier runs other", "presets toy, 135m do not go into one figure"),
     ("--frontier runs --out runs/one/finetune/run.json/f.png", "cannot write"),
 ])
@@ -202,6 +231,8 @@ def test_what_cannot_be_drawn_is_one_line(stage, settings, message):
     write_run("twice/two", stage3_lr=1e-3)
     write_run("other/one", preset="135m")
     sweep_of_shares("shares", 1)
+    write_run("seeds/one", lam=0.0)
+    write_run("seeds/two", seed=2)
     Path("broken").mkdir()
     Path("broken/run.json").write_text('{"stage": "fine')
     run = stage("evaluate", settings=settings)

@@ -128,9 +128,9 @@ def paper_points(pipeline, recipe, view):
 def test_the_papers_figure_2_bears_its_claim_out():
     view = "L_ft", "L_ret"
     mixed, unmixed = (paper_points("C4>MusicPile>ChemPile", recipe, view) for recipe in ("mixed", "unmixed"))
-    gap, ratio, word = compare(mixed, unmixed, view)
-    assert word == "seen (1 seed)" and gap.value > 0.05 and ratio.value > 0
-    assert compare(unmixed, mixed, view)[2] == "not seen (1 seed)"
+    gap, ratio, wins, word = compare(mixed, unmixed, view)
+    assert wins == [True] and word == "seen (1 seed)" and gap.value > 0.05 and ratio.value > 0
+    assert compare(unmixed, mixed, view)[3] == "not seen (1 seed)"
 
 
 def recipe(*fronts):
@@ -143,8 +143,10 @@ def recipe(*fronts):
 ])
 def test_without_a_common_range_only_dominating_counts(better, word):
     worse = [(1.0, 2.0), (1.5, 1.9)]
-    gap, _, said = compare(recipe(better, better), recipe(worse, worse), ("L_ft", "L_ret"))
-    assert np.isnan(gap.value) and said == word
+    gap, _, wins, said = compare(recipe(better, better), recipe(worse, worse), ("L_ft", "L_ret"))
+    assert np.isnan(gap.value) and said == word and wins == [word.startswith("seen")] * 2
+    shared = [(1.0, 1.8), (1.5, 1.7)]                           # a seed with a range in common is won by its gap
+    assert compare(recipe(better, shared), recipe(worse, worse), ("L_ft", "L_ret"))[2] == [word.startswith("seen"), True]
 
 
 def test_dominating_by_hand():
@@ -155,4 +157,4 @@ def test_dominating_by_hand():
 
 def test_a_single_point_has_no_volume():
     alone = compare(recipe([(1, 1)]), recipe([(1, 2)]), ("L_ft", "L_ret"))
-    assert alone[0].value == 1 and np.isnan(alone[1].value) and alone[2] == "seen (1 seed)"
+    assert alone[0].value == 1 and np.isnan(alone[1].value) and alone[3] == "seen (1 seed)"
