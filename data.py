@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import corpora
-from files import UserError, write_error, write_json
+from files import UserError, turn, write_error, write_json
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Sources: a name or a path → documents
@@ -250,7 +250,9 @@ def open_corpus(source: str, tokenizer: tiktoken.Encoding, text_field: str | Non
     slug = "".join(c if c.isalnum() else "-" for c in Path(source).name.split(".")[0])
     home = folder / f"{slug}-{tokenizer.name}-{digest(source, version, text_field, limit, fingerprint(tokenizer))}"
     if not (home / "meta.json").exists():
-        prepare(source, tokenizer, text_field, limit, home)
+        with turn(folder / f".{home.name}.lock"):
+            if not (home / "meta.json").exists():          # else another run has just prepared the same
+                prepare(source, tokenizer, text_field, limit, home)
     corpus = load_corpus(home)
     if checksum not in (None, corpus.record["checksum"]):
         raise UserError(f"{source} has changed since an earlier stage read it, restore it or start from pretrain.py")
@@ -266,7 +268,7 @@ def load_corpus(home: Path) -> Corpus:
 
 def prepare(source: str, tokenizer: tiktoken.Encoding, text_field: str | None, limit: int | None, home: Path) -> None:
     """Write train.bin, held_out.bin and meta.json into `home`, all or nothing."""
-    temporary = home.with_name(f".{home.name}.{os.getpid()}")
+    temporary = home.with_name(f".{home.name}.partial")     # the caller sees to it that nobody else writes it
     hub = hub_corpus(source) or HubCorpus(source)          # any other corpus has no revision and no split either
     try:
         for share in HELD_OUT_SHARES:
@@ -288,11 +290,7 @@ def prepare(source: str, tokenizer: tiktoken.Encoding, text_field: str | None, l
             "source": source, "text_field": text_field, "limit": limit, "revision": hub.revision,
             "tokenizer": tokenizer.name, "dtype": token_dtype(tokenizer).name, "tokens": counts,
             "held_out": hub.held_out_split or share, "checksum": checksum})
-        try:
-            os.replace(temporary, home)
-        except OSError:
-            if not (home / "meta.json").exists():          # else another run has just prepared the same
-                raise
+        os.replace(temporary, home)
         print(f"{source}: {counts['train']:,} tokens, {counts['held_out']:,} held out → {home}", flush=True)
     except OSError as error:
         raise write_error(home, error) from error

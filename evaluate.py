@@ -173,9 +173,10 @@ def main() -> None:
     parser.flag("length", positive, "of a sample, in tokens [300]", default=300)
     parser.flag("temperature", rate, "of sampling, 0 for the likeliest token [0.8]", default=0.8)
     parser.flag("seed", seed, "of the samples [0]", default=0)
-    parser.add_argument("--frontier", dest="figure", action="store_const", const="frontier",
-                        help="draw Pareto frontiers of the runs, a line a recipe, and compare them")
-    parser.add_argument("--figure", choices=TITLES, help="draw a figure of the paper from the runs")
+    drawing = parser.add_mutually_exclusive_group()
+    drawing.add_argument("--frontier", dest="figure", action="store_const", const="frontier",
+                         help="draw Pareto frontiers of the runs, a line a recipe, and compare them")
+    drawing.add_argument("--figure", choices=TITLES, help="draw a figure of the paper from the runs")
     parser.flag("out", Path, "picture to write, with .csv and .md beside it [FIGURE.png]", metavar="FIG.png")
     add_device_flags(parser)
     args = parser.parse_args()
@@ -186,6 +187,8 @@ def main() -> None:
         print(table(["claim", "where", "measured", "p", "verdict"], draw(args.figure, args.runs, out)))
         print(f"saved {out}, {out.with_suffix('.csv')} and {out.with_suffix('.md')}")
         return
+    if args.out:
+        parser.error("--out goes with --figure or --frontier")
     if args.prompt and not args.sample:
         parser.error("--prompt goes with --sample N")
     device, args.dtype = pick_device(args.device, args.dtype)

@@ -81,7 +81,8 @@ def read_points(paths: Sequence[Path]) -> list[dict]:
         files = [path / "run.json"] if (path / "run.json").exists() else sorted(path.rglob("run.json"))
         there = [(file.parent, run["lineage"]) for file in files if (run := _read(file))["stage"] == "finetune"]
         if not there:
-            raise UserError(f"no finished fine-tuning run in {path}, run finetune.py first")
+            raise UserError(f"no finished fine-tuning run in {path}, run finetune.py first" if path.exists() else
+                            f"no folder {path}, name one with finished runs in it")
         points |= {folder: _point(folder, lineage) for folder, lineage in there}
     return list(points.values())
 

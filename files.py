@@ -77,6 +77,21 @@ def load_checkpoint(path: Path, mmap: bool = True) -> dict:
     return checkpoint
 
 
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Hold the file `path` until the block ends, once nobody else does, here or on a machine sharing the disk."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path)
+        held.acquire()
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
 def lock(folder: Path) -> FileLock:
     """Hold a folder until the process ends; raises UserError if another does, here or on a machine sharing the disk."""
     held = FileLock(folder / ".lock")

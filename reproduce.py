@@ -5,8 +5,8 @@
     python reproduce.py all --preset 135m --nproc-per-node 8
     python reproduce.py fig3a --preset 135m --list pretrain  the commands, for a cluster
 
-Killed, or run again, or on several machines that share the folder, it goes on with what is not finished. The paper's
-1B figures 8 to 12 are the same targets with --preset 1b.
+Killed, or run again, or on several machines that share the folder, it goes on with what is not finished; after SIGKILL
+the runs of the moment go on by themselves. The paper's 1B figures 8 to 12 are the same targets with --preset 1b.
 """
 
 import itertools
@@ -30,9 +30,9 @@ import posttrain
 import pretrain
 from cli import Parser, count, launch, pick_device, positive
 from corpora import NAMES
-from data import hub_corpus, local_files
+from data import hub_corpus, load_tokenizer, local_files, open_corpus
 from figures import stem
-from files import UserError, lock
+from files import UserError, lock, write_error
 from model import GPT, PRESETS, adamw, configure
 from trainer import read_run
 
@@ -198,14 +198,26 @@ def plan(target: str, preset: str, corpora: tuple[str, ...], seeds: int, root: P
     return list(runs.values())
 
 
+def with_further_seeds(runs: list[Run], target: str, preset: str, corpora: tuple[str, ...], root: Path) -> list[Run]:
+    """A plan's runs, and those of every further seed that is finished: a figure never loses seeds."""
+    there = [folder.name.rpartition("-seed")[2] for folder in root.glob("*-seed*")]
+    more = plan(target, preset, corpora, max((int(seed) for seed in there if seed.isdecimal()), default=0), root)
+    unfinished = {run.flags[-1] for run in more if not run.finished()}
+    return runs + [run for run in more if run not in runs and run.flags[-1] not in unfinished]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Cost
+
+def new_model(preset: str) -> GPT:
+    return GPT(configure(preset, 256 if preset == "toy" else 50_257))
+
 
 def tokens_per_second(preset: str, threads: int) -> float:
     """Of training steps of the preset's model here and now, eager, on one device or so many CPU threads."""
     torch.set_num_threads(threads)
     device, dtype = pick_device(None, None)
-    model = GPT(configure(preset, 256 if preset == "toy" else 50_257)).to(device)
+    model = new_model(preset).to(device)
     optimizer = adamw(model, 1e-4, 0.1)
     sequences = 32 if preset == "toy" else 8 if device.type == "cuda" else 1
     tokens = torch.randint(256, (sequences, model.config.context + 1), device=device)
@@ -222,6 +234,11 @@ def tokens_per_second(preset: str, threads: int) -> float:
     return sequences * model.config.context / sorted(seconds)[len(seconds) // 2]
 
 
+def checkpoint_bytes(preset: str) -> int:
+    with torch.device("meta"):
+        return sum(4 * parameter.numel() for parameter in new_model(preset).parameters())
+
+
 def duration(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h" if hours >= 2 else f"{max(1, round(60 * hours))} min"
@@ -234,10 +251,13 @@ def cost(target: str, preset: str, runs: list[Run], jobs: int, processes: int) -
     line = f"{target}: {len(runs)} runs, {len(runs) - len(left)} of them finished"
     if not left:
         return line
-    tokens, speed = sum(run.tokens() for run in left), tokens_per_second(preset, threads(jobs * processes))
-    seconds = (tokens / (speed * processes) + start_up * len(left)) / jobs
+    tokens, speed = sum(run.tokens() for run in left), processes * tokens_per_second(preset, threads(jobs * processes))
+    if not torch.cuda.device_count():
+        speed *= min(1, cores() / (jobs * processes))
+    seconds = (tokens / speed + start_up * len(left)) / jobs
     amount = f"{tokens / 1e9:,.1f}B" if tokens >= 1e9 else f"{tokens / 1e6:.1f}M"
-    return f"{line}; {amount} tokens to go, at {jobs} × {speed * processes:,.0f} tokens/s about {duration(seconds)}"
+    return (f"{line}; {amount} tokens to go, at {jobs} × {speed:,.0f} tokens/s about {duration(seconds)}; "
+            f"{len(left) * checkpoint_bytes(preset) / 1e9:,.1f} GB of checkpoints")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -270,8 +290,10 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
 
     A run that another process is at is left to it. However this function ends, so do the runs it started, saving first.
     """
-    waiting = [run for run in runs if not run.finished()]
-    total, done, started = len(waiting), 0.0, time.monotonic()
+    missing = [run for run in runs if not run.finished()]
+    waiting, done, started = missing, 0.0, time.monotonic()
+    if missing:
+        print(f"{jobs} at once; what they print is in a .log beside the folder of each, {missing[0].log()}", flush=True)
     running, failed, not_before = {}, {}, {}
     stop = []                                            # signals, heeded when no run is just being started
     handlers = {number: signal.signal(number, lambda number, frame: stop.append(number))
@@ -279,6 +301,7 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
     try:
         while waiting or running:
             if stop:
+                print("stopping; what runs saves first, and the same command continues it", flush=True)
                 sys.exit(128 + stop[0])
             for slot, (run, process) in list(running.items()):
                 if (status := process.poll()) is None:
@@ -295,7 +318,8 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
                 waiting = [run for run in waiting if not run.finished() and not failed.keys() & set(run.ancestors())]
                 left = waiting + [run for run, _ in running.values()]
                 seconds = (time.monotonic() - started) * sum(run.tokens() for run in left) / max(done, 1)
-                print(f"{total - len(left)}/{total} {run.out}: {'FAILED' if status else run.result()}"
+                count = f"{sum(run.finished() for run in missing)}/{len(missing)}"
+                print(f"{count} {run.out}: {'FAILED' if status else run.result()}"
                       + (f"; {duration(seconds)} left" if left and done else ""), flush=True)
             waiting = [run for run in waiting if not run.finished()]
             now = time.monotonic()
@@ -303,6 +327,8 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
                      if now >= not_before.get(run, 0) and (not run.parent or run.parent.finished())]
             for slot, run in zip((slot for slot in range(jobs) if slot not in running), ready):
                 if run.taken():
+                    if run not in not_before and not run.finished():
+                        print(f"{run.out}: another process is at it", flush=True)
                     not_before[run] = now + RETRY
                     continue
                 waiting.remove(run)
@@ -323,8 +349,9 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
 
 def draw(target: str, runs: list[Run], root: Path) -> bool:
     """evaluate.py's figure of a target's runs, of those that are there; returns whether it could be drawn."""
-    there = [str(run.out) for run in runs if run.stage == "finetune" and run.finished()]
-    print(f"\n{target}: {len(there)} runs", flush=True)
+    wanted = [run for run in runs if run.stage == "finetune"]
+    there = [str(run.out) for run in wanted if run.finished()]
+    print(f"\n{target}: {len(there)} of {len(wanted)} runs", flush=True)
     if not there:
         return False
     script = Path(__file__).parent / "evaluate.py"
@@ -349,6 +376,8 @@ def main() -> None:
     args = parser.parse_args()
     root = args.out or Path("out", args.preset + (f"-{stem(args.corpora[0])}" if args.corpora else ""))
     corpora = tuple(args.corpora or CORPORA[args.preset])
+    if len(set(corpora)) < len(corpora):
+        raise UserError("two of the --corpora are the same, give four different ones")
     for corpus in corpora:
         if corpus not in NAMES and not hub_corpus(corpus):
             local_files(corpus)                          # now, not when its turn comes
@@ -374,8 +403,17 @@ def main() -> None:
     print(cost(args.target, args.preset, runs, jobs, processes), flush=True)
     if args.cost:
         return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(root, error) from error
+    tokenizer = load_tokenizer(pretrain.DEFAULTS["tokenizer"][list(PRESETS).index(args.preset)].rstrip("*"))
+    for corpus in corpora:
+        if not hub_corpus(corpus):
+            open_corpus(corpus, tokenizer).held_out_sequences(1)         # what is wrong with it is said now
     failed = execute(runs, jobs, processes)
-    drawn = [draw(target, of_target, root) for target, of_target in plans.items()]
+    drawn = [draw(target, with_further_seeds(of_target, target, args.preset, corpora, root), root)
+             for target, of_target in plans.items()]
     for run, lines in failed.items():
         print(f"\nFAILED {shlex.join(run.command(processes))}\n{lines}", file=sys.stderr)
     if failed:

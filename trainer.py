@@ -38,9 +38,13 @@ LOG_EVERY = 10                           # steps between lines of log.jsonl
 
 def read_run(out: Path) -> dict:
     """The run.json of a finished run; raises UserError if it is another program's."""
-    run = json.loads((out / "run.json").read_text())
-    if not {"stage", "args", "lineage"} <= run.keys():
-        raise UserError(f"{out}/run.json is another program's, choose another --out")
+    try:
+        run = json.loads((out / "run.json").read_text())
+        ours = {"stage", "args", "lineage"} <= run.keys()
+    except (ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{out}/run.json is damaged or another program's, choose another --out")
     return run
 
 

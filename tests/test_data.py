@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,7 +97,21 @@ def test_bad_files_are_named_and_leave_nothing(tmp_path, name, how, says):
     with pytest.raises(UserError, match=says) as error:
         open_corpus(break_file(tmp_path / name, how), BYTES, folder=tmp_path / "tokens")
     assert "\n" not in str(error.value)
-    assert not list((tmp_path / "tokens").iterdir())
+    assert [path for path in (tmp_path / "tokens").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_two_runs_at_once_tokenize_a_corpus_once(tmp_path, monkeypatch):
+    prepared, prepare = [], data.prepare
+
+    def slowly(*args):
+        prepared.append(args[0])
+        time.sleep(0.2)
+        prepare(*args)
+
+    monkeypatch.setattr(data, "prepare", slowly)
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: open_corpus("music", BYTES, folder=tmp_path), range(2)))
+    assert prepared == ["music"] and both[0].record == both[1].record
 
 
 @pytest.mark.parametrize("name, says", [("none.txt", "no corpus"), ("", "nothing to read")])
@@ -133,7 +149,7 @@ def test_an_unreachable_hub_names_the_ways_out(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="embedded corpus .*web.* or a local file"):
         open_corpus("c4", BYTES, limit=1000, folder=tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_hub_revisions_are_pinned():

@@ -212,13 +212,14 @@ def test_a_corpus_is_called_by_its_file_or_name():
 
 
 @pytest.mark.parametrize("settings, message", [
-    ("--figure fig2 nowhere", "no finished fine-tuning run in nowhere"),
-    ("--figure fig2 runs nowhere", "no finished fine-tuning run in nowhere"),
+    ("--figure fig2 empty", "no finished fine-tuning run in empty"),
+    ("--figure fig2 runs nowhere", "no folder nowhere"),
+    ("--figure fig2 --frontier runs", "not allowed with"), ("runs/one --out any.png", "--out goes with --figure"),
     ("--figure fig2 broken", "broken/run.json is not the record of a run"),
     ("--figure fig2 runs --out fig2.foo", "not a .png, .pdf or .svg"),
     ("--figure fig3b shares", "none of these runs is of fig3b"),
     ("--figure fig2 seeds", "no seed has runs of both mixed and unmixed"),
-    ("--figure fig4 runs", "none of these runs is of fig4, no pipeline has mixed + dropout and mixed or mixed + replay and mixed"),
+    ("--figure fig4 runs", "no pipeline has mixed + dropout and mixed or mixed + replay and mixed"),
     ("--frontier runs --json", "do not go with --json"),
     ("--figure fig3a runs", "no seed has runs at all of two or more values of λ"),
     ("--figure fig3a twice", "differ in stage3_lr (0.0003, 0.001)"),
@@ -233,6 +234,7 @@ def test_what_cannot_be_drawn_is_one_line(stage, settings, message):
     sweep_of_shares("shares", 1)
     write_run("seeds/one", lam=0.0)
     write_run("seeds/two", seed=2)
+    Path("empty").mkdir()
     Path("broken").mkdir()
     Path("broken/run.json").write_text('{"stage": "fine')
     run = stage("evaluate", settings=settings)

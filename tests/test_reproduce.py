@@ -120,17 +120,36 @@ def test_the_cost_comes_first(stage, monkeypatch):
     assert printed(stage, "fig3a --jobs 64 --cost")[1].split(" at ")[1].startswith("5 ×")     # five can run at once
     # 5 × (1.5M + 2.5M + 0.2M) + 2.5 × 150k tokens; (21.375M / 10,000 + 15 × 2 s) / 2 = 1,084 s
     assert printed(stage, "fig3a --jobs 2 --cost")[1] == \
-        "fig3a: 15 runs, 0 of them finished; 21.4M tokens to go, at 2 × 10,000 tokens/s about 18 min\n"
+        "fig3a: 15 runs, 0 of them finished; 21.4M tokens to go, at 2 × 10,000 tokens/s about 18 min; " \
+        "0.0 GB of checkpoints\n"
+    monkeypatch.setattr(reproduce, "cores", lambda: 2)                    # 16 processes share them: an eighth each
+    assert "at 2 × 10,000 tokens/s" in printed(stage, "fig3a --jobs 2 --nproc-per-node 8 --cost")[1]
+    assert [reproduce.checkpoint_bytes(preset) for preset in ("toy", "135m")] == [4 * 771_200, 4 * 135_178_560]
+
+
+def test_further_seeds_are_drawn_when_they_are_finished(folder):
+    arguments = "fig2", "toy", CORPORA["toy"]
+    three, one = (plan(*arguments, seeds, Path("out")) for seeds in (3, 1))
+    for run in three[:-1]:
+        run.out.mkdir(parents=True)
+        (run.out / "run.json").touch()
+    Path("out/other-seeds").mkdir()
+    assert reproduce.with_further_seeds(one, *arguments, Path("out")) == plan(*arguments, 2, Path("out"))
+    assert reproduce.with_further_seeds(three, *arguments, Path("out")) == three
 
 
 @pytest.mark.parametrize("settings, message", [
-    ("fig9", "invalid choice: 'fig9'"), ("fig2 --corpora web musik chem chat --list", "no corpus 'musik'"), ("fig2 --jobs 0", "at least 1"), ("fig2 --corpora a b", "expected 4 arguments"),
+    ("fig9", "invalid choice: 'fig9'"), ("fig2 --corpora web musik chem chat --list", "no corpus 'musik'"),
+    ("fig2 --jobs 0", "at least 1"),
+    ("fig2 --corpora a b", "expected 4 arguments"), ("fig2 --corpora web music chem web", "give four different ones"),
+    ("fig2 --corpora web music chem b/tunes.txt", "b/tunes.txt is empty"), ("fig3a --out a/tunes.txt", "cannot write"),
     ("fig2 --corpora web music a/tunes.txt b/tunes.txt --list", "share out/toy-web/music-lam0-seed1/lr5e-4/tunes"),
 ])
-def test_bad_input_is_one_line(stage, settings, message):
+def test_bad_input_is_one_line(stage, monkeypatch, settings, message):
     for name in "ab":
         Path(name).mkdir()
         Path(name, "tunes.txt").touch()
+    monkeypatch.setattr(reproduce, "tokens_per_second", lambda preset, threads: 10_000)
     status, _, err = printed(stage, settings)
     assert status == 2 and message in err and err.count("\n") == 1
 
@@ -157,11 +176,11 @@ GRID = {"fig3a": ["--post $music --lam {0,1} --tokens 8k --post-tokens 4k --laye
 
 @pytest.fixture
 def sweep(folder):
-    """Start `reproduce.py fig3a` on a small grid whose fourth corpus is empty, in a process group of its own."""
+    """Start `reproduce.py fig3a` on a small grid whose fourth corpus is too short, in a process group of its own."""
     driver = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import reproduce; from cli import launch; " \
              f"reproduce.FIGURES = {GRID!r}; reproduce.RETRY = 1; launch(reproduce.main)"
-    words = "fig3a --jobs 2 --out out --corpora pre.jsonl post.jsonl ft.jsonl empty.jsonl".split()
-    Path("empty.jsonl").touch()
+    words = "fig3a --jobs 2 --out out --corpora pre.jsonl post.jsonl ft.jsonl short.txt".split()
+    Path("short.txt").write_text("\n\n".join(f"{number} is a number." for number in range(12)))
     return lambda: subprocess.Popen([sys.executable, "-c", driver, *words], stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, text=True, start_new_session=True,
                                     env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -197,6 +216,6 @@ def test_killed_or_shared_every_run_is_made_once_and_failures_do_not_stop_the_re
     assert len(logs) == 8 and sum(log.count("train finished") + log.count("tune finished") for log in logs) == 6
     for process, (out, err) in zip(both, output):
         assert process.returncode == 2 and err.count("FAILED python") == 2
-        assert "\n    error: empty.jsonl " in err and "error: 2 runs failed, 2 are missing" in err
+        assert "\n    error: short.txt " in err and "error: 2 runs failed, 2 are missing" in err
         assert "L_ret falls in λ" in out
     assert {path.name for path in Path("out/figures").iterdir()} == {"fig3a.png", "fig3a.csv", "fig3a.md"}
