@@ -256,8 +256,9 @@ def cost(target: str, preset: str, runs: list[Run], jobs: int, processes: int) -
         speed *= min(1, cores() / (jobs * processes))
     seconds = (tokens / speed + start_up * len(left)) / jobs
     amount = f"{tokens / 1e9:,.1f}B" if tokens >= 1e9 else f"{tokens / 1e6:.1f}M"
-    return (f"{line}; {amount} tokens to go, at {jobs} × {speed:,.0f} tokens/s about {duration(seconds)}; "
-            f"{len(left) * checkpoint_bytes(preset) / 1e9:,.1f} GB of checkpoints")
+    megabytes = len(left) * checkpoint_bytes(preset) / 1e6
+    disk = f"{megabytes / 1e3:,.0f} GB" if megabytes >= 1e4 else f"{megabytes:,.0f} MB"
+    return f"{line}; {amount} tokens to go, at {jobs} × {speed:,.0f} tokens/s about {duration(seconds)}; {disk} to keep"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

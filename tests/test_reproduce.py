@@ -121,7 +121,7 @@ def test_the_cost_comes_first(stage, monkeypatch):
     # 5 × (1.5M + 2.5M + 0.2M) + 2.5 × 150k tokens; (21.375M / 10,000 + 15 × 2 s) / 2 = 1,084 s
     assert printed(stage, "fig3a --jobs 2 --cost")[1] == \
         "fig3a: 15 runs, 0 of them finished; 21.4M tokens to go, at 2 × 10,000 tokens/s about 18 min; " \
-        "0.0 GB of checkpoints\n"
+        "46 MB to keep\n"
     monkeypatch.setattr(reproduce, "cores", lambda: 2)                    # 16 processes share them: an eighth each
     assert "at 2 × 10,000 tokens/s" in printed(stage, "fig3a --jobs 2 --nproc-per-node 8 --cost")[1]
     assert [reproduce.checkpoint_bytes(preset) for preset in ("toy", "135m")] == [4 * 771_200, 4 * 135_178_560]
