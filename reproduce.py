@@ -348,6 +348,14 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
     return failed
 
 
+def prepare_corpora(corpora: tuple[str, ...], preset: str) -> None:
+    """Tokenize those that need no download: once, and what is wrong with one is said before anything trains."""
+    if here := [corpus for corpus in corpora if not hub_corpus(corpus)]:
+        tokenizer = load_tokenizer(pretrain.DEFAULTS["tokenizer"][list(PRESETS).index(preset)].rstrip("*"))
+        for corpus in here:
+            open_corpus(corpus, tokenizer).held_out_sequences(1)
+
+
 def draw(target: str, runs: list[Run], root: Path) -> bool:
     """evaluate.py's figure of a target's runs, of those that are there; returns whether it could be drawn."""
     wanted = [run for run in runs if run.stage == "finetune"]
@@ -408,10 +416,8 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(root, error) from error
-    tokenizer = load_tokenizer(pretrain.DEFAULTS["tokenizer"][list(PRESETS).index(args.preset)].rstrip("*"))
-    for corpus in corpora:
-        if not hub_corpus(corpus):
-            open_corpus(corpus, tokenizer).held_out_sequences(1)         # what is wrong with it is said now
+    if not all(run.finished() for run in runs):
+        prepare_corpora(corpora, args.preset)
     failed = execute(runs, jobs, processes)
     drawn = [draw(target, with_further_seeds(of_target, target, args.preset, corpora, root), root)
              for target, of_target in plans.items()]
