@@ -57,7 +57,8 @@ FIGURES = {
 }
 FIGURES["frontier"] = Frontiers([("L_ft", "L_ret"), RETAINED], [()],
                                 {claim: pair for figure in FIGURES.values() for claim, pair in figure.claims.items()})
-TITLES = {"fig2": "Unmixed against mixed", "fig3a": "L_im and L_ret against λ", "fig3b": "The same, compute-matched",
+TITLES = {"fig2": "Unmixed against mixed",
+          "fig3a": "L_im and L_ret against λ", "fig3b": "L_im and L_ret against λ, compute-matched",
           "fig4": "Dropout and replay on top of mixing: L_ft", "fig5": "Dropout and replay on top of mixing: L_pre",
           "fig6": "Dropout and replay without mixing", "fig7": "LoRA against full post-training",
           "frontier": "Pareto frontiers"}

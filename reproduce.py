@@ -292,7 +292,7 @@ def execute(runs: list[Run], jobs: int, processes: int) -> dict[Run, str]:
     A run that another process is at is left to it. However this function ends, so do the runs it started, saving first.
     """
     missing = [run for run in runs if not run.finished()]
-    waiting, done, started = missing, 0.0, time.monotonic()
+    waiting, done, started = list(missing), 0.0, time.monotonic()
     if missing:
         print(f"{jobs} at once; what they print is in a .log beside the folder of each, {missing[0].log()}", flush=True)
     running, failed, not_before = {}, {}, {}
