@@ -329,7 +329,8 @@ def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[s
                 won = f", better in {sum(wins)} of {len(wins)}" if np.isnan(gap.value) else ""
                 times = Estimate(*np.exp(ratio[:3]), *ratio[3:])
                 verdicts.append([claim, f"{pipeline}, ({view[0]}, {view[1]})",
-                                 f"gap in L_ret {gap:.3f}{won}, hypervolume ratio {times:.2f}", f"{_p(gap)}, {_p(ratio)}", word])
+                                 f"gap in L_ret {gap:.3f}{won}, hypervolume ratio {times:.2f}",
+                                 f"{_p(gap)}, {_p(ratio)}", word])
     values = []
     for pipeline, recipe in dict.fromkeys((point["pipeline"], point["recipe"]) for point in points):
         some = having(points, pipeline=pipeline, recipe=recipe)
@@ -423,8 +424,8 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
             f"{markdown(header, values)}\n"
             "Losses in nats per token. [95% bootstrap interval over seeds, of fewer than five their range]; ± standard "
             "deviation over seeds; p: one-sided paired test over seeds, at least 1/2ⁿ for n seeds; of frontiers, p of "
-            "the gap and of the ratio. A gap is – where the frontiers of a seed have no range in common; such a seed counts "
-            "as better if every point of the one is dominated by the other, and for *seen* all must be. Definitions: "
+            "the gap and of the ratio. A gap is – where the frontiers of a seed have no range in common; such a seed is "
+            "better if every point of the one is dominated by the other, and for *seen* all must be. Definitions: "
             "frontier.py and `compare` in figures.py.\n")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
