@@ -178,6 +178,8 @@ def test_a_figure_is_of_its_own_runs(stage, drawn):
     for figure, runs in (("fig2", 2 * 3 * 2 + 2 * 3), ("fig4", 2 * 3 * 4 + 2 * 3), ("fig3b", 15)):
         assert "runs are not of " + figure in draw(stage, figure)
         assert len(Path(f"figures/{figure}.csv").read_text().splitlines()) == 1 + runs
+    draw(stage, "frontier")
+    assert "compute-matched" not in Path("figures/frontier.md").read_text()
     drawn.clear()
     draw(stage, "frontier", "runs/fronts")
     styles = {more["label"]: (args[2], more["color"], more["markerfacecolor"])

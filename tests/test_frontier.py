@@ -148,6 +148,8 @@ def test_without_a_common_range_only_dominating_counts(better, word):
     shared = [(1.0, 1.8), (1.5, 1.7)]                           # a seed with a range in common is won by its gap
     wins = compare(recipe(better, shared), recipe(worse, worse), ("L_ft", "L_ret"))[2]
     assert wins == [word.startswith("seen"), True]
+    above = [(1.0, 2.1), (1.5, 2.0)]
+    assert compare(recipe(better, above), recipe(worse, worse), ("L_ft", "L_ret"))[2][1] is False
 
 
 def test_dominating_by_hand():
