@@ -283,8 +283,8 @@ def compare(better: list[dict], worse: list[dict], view: tuple[str, str]) -> tup
     """Gap in L_ret at the view's other loss matched, logarithm of the ratio of hypervolumes, wins, and the verdict.
 
     Over the seeds that both have. A seed is won if its gap is above 0 or, where its fronts have no range in common and
-    so no gap, if the one dominates the other. The claim is that gap and ratio are above 0, of seeds without a gap that
-    every seed is won and the ratio above 0. The reference point of the hypervolumes is `reference_point` of all points
+    so no gap, if the one dominates the other. The claim is that gap and ratio are above 0; without a gap in some seed,
+    that every seed is won and the ratio above 0. The hypervolumes' reference is `reference_point` of all points
     compared. Raises UserError if no seed has both.
     """
     matched = next(loss for loss in view if loss != "L_ret"), "L_ret"
