@@ -6,7 +6,6 @@
 import csv
 import io
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from files import UserError, atomic, write_error
+from files import UserError, atomic, make_folder, read_run
 from frontier import (Estimate, dominates, estimate, gap_at_matched, hypervolume, pareto_front, reference_point, slope,
                       verdict)
 
@@ -79,21 +78,13 @@ def read_points(paths: Sequence[Path]) -> list[dict]:
     """
     points = {}
     for path in paths:
-        files = [path / "run.json"] if (path / "run.json").exists() else sorted(path.rglob("run.json"))
-        there = [(file.parent, run["lineage"]) for file in files if (run := _read(file))["stage"] == "finetune"]
+        folders = [path] if (path / "run.json").exists() else [file.parent for file in sorted(path.rglob("run.json"))]
+        there = {folder: run["lineage"] for folder in folders if (run := read_run(folder))["stage"] == "finetune"}
         if not there:
             raise UserError(f"no finished fine-tuning run in {path}, run finetune.py first" if path.exists() else
                             f"no folder {path}, name one with finished runs in it")
-        points |= {folder: _point(folder, lineage) for folder, lineage in there}
+        points |= {folder: _point(folder, lineage) for folder, lineage in there.items()}
     return list(points.values())
-
-
-def _read(file: Path) -> dict:
-    try:
-        run = json.loads(file.read_text())
-        return {"stage": run["stage"], "lineage": run["lineage"]}
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file} is not the record of a run, remove it or its folder") from error
 
 
 def _point(folder: Path, lineage: list[dict]) -> dict:
@@ -298,25 +289,19 @@ def compare(better: list[dict], worse: list[dict], view: tuple[str, str]) -> tup
     gaps = [gap_at_matched(w, b) for b, w in pairs]
     gap, ratio = estimate(np.array(gaps)[:, None]), estimate(np.array(ratio)[:, None])
     wins = [dominates(b, w) if np.isnan(one) else one > 0 for one, (b, w) in zip(gaps, pairs)]
-    word = verdict(gap, ratio)
-    if np.isnan(gap.value) and not all(wins):
-        word = "not " + word.removeprefix("not ")
-    return gap, ratio, wins, word
-
-
-def panels(figure: Frontiers, points: list[dict]) -> list[tuple[tuple[str, str], str, Sequence[str]]]:
-    """View, pipeline and recipes of each panel, row by row: views down, unless there is one, then pipelines."""
-    return list(itertools.product(figure.views, distinct(points, "pipeline"), figure.recipes))
+    return gap, ratio, wins, verdict(gap, ratio, also=all(wins) or not np.isnan(gap.value))
 
 
 def frontiers(name: str, points: list[dict], axes: ndarray) -> tuple[list[list[str]], list[list[str]]]:
-    """Draw a figure of frontiers, one panel for each of `panels`; returns as `shares` does."""
+    """Draw a figure of frontiers, views down, unless there is one, then pipelines; returns as `shares` does."""
     figure = FIGURES[name]
-    for (view, pipeline, recipes), axis in zip(panels(figure, points), axes.flat):
+    panels = itertools.product(figure.views, distinct(points, "pipeline"), figure.recipes)
+    for (view, pipeline, recipes), axis in zip(panels, axes.flat):
         drawn = recipes or distinct(points, "recipe")
         for recipe in drawn:
             if some := having(points, pipeline=pipeline, recipe=recipe):
-                _front(axis, some, recipe, view, recipe.replace("unmixed +", "mixed +") in set(drawn) - {recipe})
+                beside_mixed = recipe.startswith("unmixed +") and recipe.removeprefix("un") in drawn
+                _front(axis, some, recipe, view, beside_mixed)
         if points[0]["preset"] == "135m":
             _paper_fronts(axis, name, pipeline, recipes, view)
         axis.set(xlabel=f"{view[0]} (nats per token)", ylabel=f"{view[1]} (nats per token)", title=pipeline)
@@ -427,10 +412,7 @@ def draw(name: str, runs: Sequence[Path], out: Path) -> list[list[str]]:
             "the gap and of the ratio. A gap is – where the frontiers of a seed have no range in common; such a seed is "
             "better if every point of the one is dominated by the other, and for *seen* all must be. Definitions: "
             "frontier.py and `compare` in figures.py.\n")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(out, error) from error
+    make_folder(out.parent)
     with atomic(out) as file:
         figure.savefig(file, dpi=min(110, 1200 / figure.get_figwidth()), format=out.suffix[1:])
     plt.close(figure)

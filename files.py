@@ -77,19 +77,36 @@ def load_checkpoint(path: Path, mmap: bool = True) -> dict:
     return checkpoint
 
 
+def read_run(run: Path) -> dict:
+    """The run.json in the folder of a finished run; raises UserError if it is damaged or another program's."""
+    try:
+        record = json.loads((run / "run.json").read_text())
+        ours = {"stage", "args", "lineage"} <= record.keys()
+    except (ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{run}/run.json is damaged or another program's, remove it or name another folder")
+    return record
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none yet; raises UserError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
     """Hold the file `path` until the block ends, once nobody else does, here or on a machine sharing the disk."""
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path)
-        held.acquire()
+        held = FileLock(path).acquire()
     except OSError as error:
         raise write_error(path, error) from error
-    try:
+    with held:
         yield
-    finally:
-        held.release()
 
 
 def lock(folder: Path) -> FileLock:

@@ -99,15 +99,15 @@ def estimate(values: ndarray, statistic: Callable[[ndarray], ndarray] = lambda m
     return Estimate(value, float(low), float(high), sign_flip_p(statistic(values)), seeds)
 
 
-def verdict(*estimates: Estimate) -> str:
+def verdict(*estimates: Estimate, also: bool = True) -> str:
     """Whether a claim, that every estimate is above 0, is seen: every interval, with one seed every value, is above 0.
 
-    Estimates that are nan do not count.
+    Estimates that are nan do not count; `also` must hold too.
     """
     known = [one for one in estimates if not np.isnan(one.value)]
     if not known:
         return "not seen"
-    seen = all((one.value if one.seeds == 1 else one.low) > 0 for one in known)
+    seen = also and all((one.value if one.seeds == 1 else one.low) > 0 for one in known)
     seeds = known[0].seeds
     return f"{'seen' if seen else 'not seen'} ({seeds} seed{'s' * (seeds > 1)})"
 

@@ -10,7 +10,6 @@ the runs of the moment go on by themselves. The paper's 1B figures 8 to 12 are t
 """
 
 import itertools
-import json
 import os
 import shlex
 import signal
@@ -32,9 +31,8 @@ from cli import Parser, count, launch, pick_device, positive
 from corpora import NAMES
 from data import hub_corpus, load_tokenizer, local_files, open_corpus
 from figures import stem
-from files import UserError, lock, write_error
+from files import UserError, lock, make_folder, read_run
 from model import GPT, PRESETS, adamw, configure
-from trainer import read_run
 
 RETRY = 60                               # seconds until a run that another process had is tried again
 STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune}
@@ -123,8 +121,7 @@ class Run(NamedTuple):
 
     def result(self) -> str:
         """Its losses, in nats per token."""
-        losses = json.loads((self.out / "run.json").read_text())["losses"]
-        return "  ".join(f"{name} {loss['mean']:.3f}" for name, loss in losses.items())
+        return "  ".join(f"{name} {loss['mean']:.3f}" for name, loss in read_run(self.out)["losses"].items())
 
     def command(self, processes: int, python: str = "python") -> list[str]:
         """As typed by a person; finished it does nothing, unfinished it continues."""
@@ -210,6 +207,7 @@ def with_further_seeds(runs: list[Run], target: str, preset: str, corpora: tuple
 # Cost
 
 def new_model(preset: str) -> GPT:
+    """The preset's model, for the vocabulary of its tokenizer: bytes or gpt2."""
     return GPT(configure(preset, 256 if preset == "toy" else 50_257))
 
 
@@ -235,6 +233,7 @@ def tokens_per_second(preset: str, threads: int) -> float:
 
 
 def checkpoint_bytes(preset: str) -> int:
+    """Of a ckpt.pt: the weights in float32."""
     with torch.device("meta"):
         return sum(4 * parameter.numel() for parameter in new_model(preset).parameters())
 
@@ -412,10 +411,7 @@ def main() -> None:
     print(cost(args.target, args.preset, runs, jobs, processes), flush=True)
     if args.cost:
         return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(root, error) from error
+    make_folder(root)
     if not all(run.finished() for run in runs):
         prepare_corpora(corpora, args.preset)
     failed = execute(runs, jobs, processes)

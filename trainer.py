@@ -29,23 +29,12 @@ from tqdm import tqdm
 from cli import Parser, pick_device
 from data import Corpus, Interleaved
 from evaluate import MEANING, Loss, autocast, held_out_loss
-from files import UserError, atomic, checkpoint_path, load_checkpoint, lock, save_checkpoint, write_error, write_json
+from files import (UserError, atomic, checkpoint_path, load_checkpoint, lock, read_run, save_checkpoint, write_error,
+                   write_json)
 from model import GPT, adamw, load_model
 
 STAGES = {"pretrain": ("pre", "post"), "posttrain": ("post", "pre"), "finetune": ("ft", "pre")}   # major, minor corpus
 LOG_EVERY = 10                           # steps between lines of log.jsonl
-
-
-def read_run(out: Path) -> dict:
-    """The run.json of a finished run; raises UserError if it is another program's."""
-    try:
-        run = json.loads((out / "run.json").read_text())
-        ours = {"stage", "args", "lineage"} <= run.keys()
-    except (ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise UserError(f"{out}/run.json is damaged or another program's, choose another --out")
-    return run
 
 
 def take_up(init: Path, stage: str) -> dict:

@@ -26,7 +26,7 @@ def write_run(folder, losses={}, preset="toy", corpora=("web", "music", "chem"),
                {"args": {"ft": ft, "seed": seed, "lr": stage3_lr}, "losses": measured}]
     folder = Path(folder, "finetune")
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"stage": "finetune", "lineage": lineage}))
+    (folder / "run.json").write_text(json.dumps({"stage": "finetune", "args": {}, "lineage": lineage}))
 
 
 def sweep_of_shares(root, seeds=3, **settings):
@@ -218,7 +218,7 @@ def test_a_corpus_is_called_by_its_file_or_name():
     ("--figure fig2 empty", "no finished fine-tuning run in empty"),
     ("--figure fig2 runs nowhere", "no folder nowhere"),
     ("--figure fig2 --frontier runs", "not allowed with"), ("runs/one --out any.png", "--out goes with --figure"),
-    ("--figure fig2 broken", "broken/run.json is not the record of a run"),
+    ("--figure fig2 broken", "broken/run.json is damaged"),
     ("--figure fig2 runs --out fig2.foo", "not a .png, .pdf or .svg"),
     ("--figure fig3b shares", "none of these runs is of fig3b"),
     ("--figure fig2 seeds", "no seed has runs of both mixed and unmixed"),

@@ -117,10 +117,14 @@ def edge_error(s: Setting, eta: float) -> str:
             f"--eta {eta:g},\n{worst_leading:.0%} of where the clock has them")
 
 
-def draw_alpha(s: Setting, eta: float, out: Path) -> None:
-    """L_im, L_ret and Δ against α: as set, with replay and with λ_reg in Stage 2; α = 0 is the unmixed run."""
+def draw_alpha(s: Setting, eta: float, out: Path) -> str:
+    """L_im, L_ret and Δ against α: as set, with replay and with λ_reg in Stage 2; α = 0 is the unmixed run.
+
+    Returns a line for each: the losses at α = 0, and by how much L_ret is at most below and above that as set.
+    """
     figure, axes = panels(1, 3, 3.2)
-    alpha = np.linspace(0, 1, 4 * MAP)
+    alpha, lines = np.linspace(0, 1, 4 * MAP), []
+    as_set = three_stages(replace(s, alpha=alpha), eta).L_ret
     for name, variant, colour, line in (
             ("as set", s, MIXED, "solid"), ("replay ρ = 0.1", replace(s, replay=0.1), "#e87b14", "dashed"),
             ("λ_reg = 0.3", replace(s, reg=0.3), BLUE, "dotted")):
@@ -128,6 +132,9 @@ def draw_alpha(s: Setting, eta: float, out: Path) -> None:
         for axis, values in zip(axes, (run.L_im, run.L_ret, run.delta)):
             axis.plot(alpha, values, color=colour, ls=line, label=name)
             axis.plot(0, values[0], "o", color="black", mfc=colour, clip_on=False)
+        above = run.L_ret - as_set
+        lines.append(f"{name}: L_im {run.L_im[0]:.2f} and L_ret {run.L_ret[0]:.2f} at α = 0"
+                     + f"; over α L_ret up to {-above.min():.2f} below and {above.max():.2f} above" * bool(above.any()))
     threshold = float(alpha_threshold(s))
     for axis, name in zip(axes, ("L_im", "L_ret", "Δ = L_ret − L_im")):
         axis.set(title=name, xlabel="α", ylabel="loss", xlim=(0, 1))
@@ -135,6 +142,7 @@ def draw_alpha(s: Setting, eta: float, out: Path) -> None:
             axis.axvline(threshold, color="grey", lw=0.8, label="threshold of 5.1")
     axes[0].legend(fontsize=8)
     save(figure, out / "alpha.png")
+    return "\n".join(lines)
 
 
 def draw_times(out: Path, rng) -> None:
@@ -321,7 +329,7 @@ def main() -> None:
     print(edge_error(s, eta))
     draw_stages(s, eta, out)
     draw_window(s, eta, out)
-    draw_alpha(s, eta, out)
+    print(draw_alpha(s, eta, out))
     draw_times(out, rng)
     print(draw_beyond(s, out))
     print(draw_departures(s, eta, out, rng))
