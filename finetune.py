@@ -1,17 +1,24 @@
 """Stage 3: fine-tune θ_post on D_ft for a fixed budget, all weights, no interventions (Section 3) → θ_ft.
 
-What somebody else does with the model later. It ends by measuring what is left: the retained post-training loss L_ret
-beside L_im from before, the downstream loss L_ft and the retained pretraining loss L_pre.
+What somebody else does with the model later. It ends by measuring what is left: the retained post-training
+loss L_ret beside L_im from before, the downstream loss L_ft and the retained pretraining loss L_pre.
 
     python finetune.py                                          takes up out/posttrain
     python finetune.py --lr 1e-3 --ft my/texts.jsonl --out out/finetune-1e-3
 """
 
-from cli import CORPUS_HELP, Parser, add_stage_flags, launch, positive, share
-from data import Interleaved, corpus_of, count_for_share, open_corpus, tokenizer_of, whole_sequences
-from trainer import Trainer, parse_and_take_up
+from data.sources import HELP, find_source
+from data.stream import Interleaved, count_for_share, whole_sequences
+from data.tokens import corpus_of, open_corpus, tokenizer_of
+from model import load_model
+from run import ranks
+from run.files import refusing
+from run.flags import Parser, add_stage_flags, launch, positive, share
+from run.folder import take_up
+from run.loop import Run
 
-DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
+DEFAULTS = {  # a star marks our choice where the paper is silent
+    "preset": ("toy", "135m", "1b"),
     "ft": ("chem", "chempile", "chempile"),
     "tokens": ("200k", "200M", "200M"),
     "replay": ("0", "0", "0"),
@@ -26,36 +33,51 @@ DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
 }
 
 
-def parse(argv=None):
-    parser = Parser(__doc__, DEFAULTS)
-    parser.flag("ft", str, f"D_ft: {CORPUS_HELP}", metavar="CORPUS")
-    parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
-    parser.flag("tokens", positive, "tokens of D_ft to train on")
-    parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (Kotha & Liang; off in the paper)")
-    add_stage_flags(parser, out="out/finetune", init="out/posttrain")
-    return parse_and_take_up("finetune", parser, argv)
-
-
 def main():
-    args, model, lineage = parse()
-    run = Trainer("finetune", args, lineage)
-    context = model.config.context
-    with run.rank_zero_first():
+    args, checkpoint = parse()
+    lineage = checkpoint.lineage
+    run = Run("finetune", args, then=f"python evaluate.py {args.out}", lineage=lineage)
+    if run.finished():
+        return
+
+    # D_pre and D_post are those of the stages before, D_ft is new.
+    with refusing(ValueError):
+        model = load_model(checkpoint.config, checkpoint.model)
+    ft_source = find_source(args.ft, args.text_field)
+    with ranks.first():
         pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
-        ft = open_corpus(args.ft, tokenizer_of(lineage), args.text_field, limit=args.tokens)
+        ft = open_corpus("ft", ft_source, tokenizer_of(lineage), limit=args.tokens)
 
-    pre_windows = pre.windows(context, args.batch, args.seed, stage=3)
-    ft_windows = ft.windows(context, args.batch, args.seed, stage=3)
+    # D_ft's windows, and with --replay those of D_pre between them.
+    context = model.config.context
+    pre_windows = pre.windows(context, args.batch, args.seed, run.number)
+    ft_windows = ft.windows(context, args.batch, args.seed, run.number)
     n_ft = whole_sequences(args.tokens, context)
-    stream = Interleaved(ft_windows, pre_windows, n_ft, count_for_share(args.replay, n_ft), args.batch)
+    n_pre = count_for_share(args.replay, n_ft)
+    stream = Interleaved(ft_windows, pre_windows, n_ft, n_pre, args.batch)
 
-    run.begin(model, stream)
-    for _ in run.steps():
-        run.train_step()
-        if run.due(args.eval_every):
+    network = run.begin(model, stream)                  # on its device and all ranks; or where last.pt stands
+    for step in run.steps():                            # between two steps: log, save, obey a signal
+        for inputs, targets in step:                    # this rank's micro-batches of the stream
+            loss = step.mean(network(inputs, targets))  # nats a token, over the step's tokens on all ranks
+            loss.backward()
+        run.update()                                    # clip to norm 1, cosine rate, AdamW
+        if run.every(args.eval_every):
             run.log(run.evaluate(L_ret=post, L_ft=ft))
 
-    run.finish({"L_im": run.loss_before("L_im")} | run.evaluate(L_ret=post, L_ft=ft, L_pre=pre), corpora={"ft": ft})
+    run.finish(run.earlier("L_im") | run.evaluate(L_ret=post, L_ft=ft, L_pre=pre), [ft])
+
+
+def parse(argv=None):
+    parser = Parser(__doc__, DEFAULTS)
+    parser.flag("ft", str, f"D_ft: {HELP}", metavar="CORPUS")
+    parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
+    parser.flag("tokens", positive, "tokens of D_ft to train on")
+    parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (Kotha & Liang; not the paper)")
+    add_stage_flags(parser, out="out/finetune", init="out/posttrain")
+    args = parser.parse_args(argv)
+    checkpoint = take_up(args, "finetune", after=("pretrain", "posttrain", "finetune"))
+    return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint
 
 
 if __name__ == "__main__":

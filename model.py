@@ -1,7 +1,6 @@
-"""The GPT of the paper: SmolLM2's Llama architecture at three sizes, its optimizer, and LoRA.
+"""The GPT of the paper: SmolLM2's Llama architecture at three sizes, dropout, and LoRA.
 
-Pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases. Parameters carry the usual Llama names
-(`layers.0.self_attn.q_proj.weight`), so weights move to and from other Llama code by renaming nothing.
+Parameters carry Llama's usual names (`layers.0.self_attn.q_proj.weight`), so weights move without renaming.
 """
 
 import math
@@ -10,8 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from files import UserError
 
 
 @dataclass(frozen=True)
@@ -33,97 +30,8 @@ class GPTConfig:
         return self.width // self.heads
 
 
-SIZES = ("layers", "width", "mlp", "heads", "kv_heads", "context")
-PRESETS = {
-    "toy": dict(layers=4, width=128, mlp=352, heads=4, kv_heads=2, context=128, tied=True),
-    # SmolLM2-135M: 134,515,008 parameters at its vocabulary of 49,152
-    "135m": dict(layers=30, width=576, mlp=1536, heads=9, kv_heads=3, context=1024, tied=True),
-    # the paper's 1B table: 1,029,917,376 parameters at 49,152, which only an untied head gives
-    "1b": dict(layers=24, width=1728, mlp=4608, heads=27, kv_heads=27, context=1024, tied=False),
-}
-
-
-def configure(preset: str, vocab_size: int, sizes: dict[str, int | None] = {}) -> GPTConfig:
-    """A preset's configuration with some of its SIZES replaced; `vocab_size` is padded to a multiple of 64.
-
-    Raises UserError if the heads do not fit.
-    """
-    given = {name: size for name, size in sizes.items() if size}
-    config = GPTConfig(**PRESETS[preset] | given, vocab_size=64 * math.ceil(vocab_size / 64))
-    if config.width % (2 * config.heads) or config.heads % config.kv_heads:
-        raise UserError(f"width {config.width}, {config.heads} heads and {config.kv_heads} key/value heads do not fit, "
-                        "heads must have an even whole size and be a multiple of --kv-heads")
-    return config
-
-
-class RotaryEmbedding(nn.Module):
-    """Rotary positions (Su et al. 2021) in Llama's layout: dimensions i and i + head_size / 2 turn together."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        frequency = config.rope_base ** (-torch.arange(0, config.head_size, 2) / config.head_size)
-        angle = torch.outer(torch.arange(config.context), frequency)          # (context, head_size / 2)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Turn x of shape (batch, heads, time, head_size)."""
-        cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).type_as(x)
-
-
-class Attention(nn.Module):
-    """Causal grouped-query self-attention."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.head_size = config.head_size
-        self.grouped = config.kv_heads != config.heads
-        self.q_proj = nn.Linear(config.width, config.heads * config.head_size, bias=False)
-        self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
-        self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
-        self.o_proj = nn.Linear(config.heads * config.head_size, config.width, bias=False)
-        self.dropout = nn.Dropout(0.0)
-
-    def forward(self, x: Tensor, rotary: RotaryEmbedding) -> Tensor:
-        q, k, v = (proj(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)      # (batch, heads, time, head_size)
-                   for proj in (self.q_proj, self.k_proj, self.v_proj))
-        attention_dropout = self.dropout.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(rotary(q), rotary(k), v, dropout_p=attention_dropout, is_causal=True,
-                                           enable_gqa=self.grouped)
-        return self.dropout(self.o_proj(y.transpose(1, 2).flatten(-2)))
-
-
-class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.mlp, bias=False)
-        self.up_proj = nn.Linear(config.width, config.mlp, bias=False)
-        self.down_proj = nn.Linear(config.mlp, config.width, bias=False)
-        self.dropout = nn.Dropout(0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
-
-
-class Block(nn.Module):
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.mlp = MLP(config)
-
-    def forward(self, x: Tensor, rotary: RotaryEmbedding) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
 class GPT(nn.Module):
-    """A decoder-only language model. New weights are drawn from N(0, 1/width), as SmolLM2-135M's 1/24 = 1/√576."""
+    """A decoder-only language model. New weights are of N(0, 1/width), as SmolLM2-135M's 1/24 = 1/√576."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -141,29 +49,28 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=config.width ** -0.5)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits (batch, time, vocab_size) for tokens (batch, time); with targets, their losses (batch, time) in nats.
-
-        A target of -1 counts nothing: its loss is 0.
-        """
+        """Give logits (batch, time, vocab_size); with targets (batch, time), losses in nats, 0 at a -1."""
         x = self.dropout(self.embed_tokens(tokens))
         for block in self.layers:
             x = block(x, self.rotary)
         logits = self.lm_head(self.norm(x))
         if targets is None:
             return logits
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1,
+                                 reduction="none")
         return losses.view_as(targets)
 
     def parameter_count(self) -> int:
-        """Number of weights, a tied head counted once."""
+        """Count the weights, a tied head once."""
         return sum(weight.numel() for weight in self.parameters())
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, count: int, n_vocab: int, temperature: float = 1.0,
                  generator: torch.Generator | None = None) -> Tensor:
-        """Continue tokens (batch, time) by `count` sampled ones, each below `n_vocab`: the padding stands for no text.
+        """Continue tokens (batch, time) by `count` sampled ones: (batch, time + count).
 
-        The model sees at most the last `context` tokens. Temperature 0 takes the likeliest.
+        Each is below `n_vocab`, for the padding stands for no text. The model sees at most the last `context`
+        tokens. Temperature 0 takes the likeliest.
         """
         for _ in range(count):
             logits = self(tokens[:, -self.config.context:])[:, -1, :n_vocab].float()
@@ -172,34 +79,127 @@ class GPT(nn.Module):
         return tokens
 
 
-def load_model(checkpoint: dict) -> GPT:
-    """The model of a checkpoint, on the CPU."""
-    model = GPT(GPTConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint["model"])
+class Block(nn.Module):
+    """A layer: x (batch, time, width) plus attention, then plus MLP, each of its RMSNorm."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rotary: nn.Module) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Attention(nn.Module):
+    """Causal grouped-query self-attention, without biases, as everywhere here."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.head_size = config.head_size
+        self.grouped = config.kv_heads != config.heads
+        self.q_proj = nn.Linear(config.width, config.heads * config.head_size, bias=False)
+        self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
+        self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
+        self.o_proj = nn.Linear(config.heads * config.head_size, config.width, bias=False)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, x: Tensor, rotary: nn.Module) -> Tensor:
+        q = self.by_head(self.q_proj(x))
+        k = self.by_head(self.k_proj(x))
+        v = self.by_head(self.v_proj(x))
+        attention_dropout = self.dropout.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(rotary(q), rotary(k), v, dropout_p=attention_dropout,
+                                           is_causal=True, enable_gqa=self.grouped)
+        return self.dropout(self.o_proj(y.transpose(1, 2).flatten(-2)))
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """Divide (batch, time, heads · head_size) into (batch, heads, time, head_size)."""
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.mlp, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp, bias=False)
+        self.down_proj = nn.Linear(config.mlp, config.width, bias=False)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary positions (Su et al. 2021), Llama's layout: dimensions i and i + head_size / 2 turn together."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        frequency = config.rope_base ** (-torch.arange(0, config.head_size, 2) / config.head_size)
+        angle = torch.outer(torch.arange(config.context), frequency)          # (context, head_size / 2)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn x of shape (batch, heads, time, head_size)."""
+        cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]
+        left, right = x.chunk(2, dim=-1)
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).type_as(x)
+
+
+SIZES = ("layers", "width", "mlp", "heads", "kv_heads", "context")
+PRESETS = {
+    "toy": dict(layers=4, width=128, mlp=352, heads=4, kv_heads=2, context=128, tied=True),
+    # SmolLM2-135M: 134,515,008 parameters at its vocabulary of 49,152
+    "135m": dict(layers=30, width=576, mlp=1536, heads=9, kv_heads=3, context=1024, tied=True),
+    # the paper's 1B table: 1,029,917,376 parameters at 49,152, which only an untied head gives
+    "1b": dict(layers=24, width=1728, mlp=4608, heads=27, kv_heads=27, context=1024, tied=False),
+}
+
+
+def configure(preset: str, vocab_size: int, sizes: dict[str, int | None] = {}) -> GPTConfig:
+    """Make a preset's configuration, some of its SIZES replaced and `vocab_size` padded to a multiple of 64.
+
+    Raises ValueError if the heads do not fit.
+    """
+    given = {name: size for name, size in sizes.items() if size}
+    config = GPTConfig(**PRESETS[preset] | given, vocab_size=64 * math.ceil(vocab_size / 64))
+    if config.width % (2 * config.heads) or config.heads % config.kv_heads:
+        raise ValueError(f"width {config.width}, {config.heads} heads and {config.kv_heads} key/value heads "
+                         "do not fit, heads must have an even whole size and be a multiple of --kv-heads")
+    return config
+
+
+def load_model(config: dict[str, object], weights: dict[str, Tensor]) -> GPT:
+    """Rebuild a checkpoint's model, on the CPU; raises ValueError if weights and configuration differ."""
+    try:
+        model = GPT(GPTConfig(**config))
+        model.load_state_dict(weights)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError("the checkpoint's weights and configuration do not belong together, "
+                         "make it again or name another") from error
     return model
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """One rate for the paper's four places: embedding, attention weights, attention's output, MLP's output."""
+    """Set one rate at the paper's four places: embedding, attention weights, attention's output, MLP's."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """The paper's AdamW, β = (0.9, 0.95), over what requires gradients; decay on matrices only, never on norm gains."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [{"params": [w for w in weights if w.dim() >= 2], "weight_decay": weight_decay},
-              {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=weights[0].device.type in ("cpu", "cuda"))
-
-
 class LoRALinear(nn.Module):
-    """A frozen linear map plus a trained one of low rank: W x + (α/r) B A x (Hu et al. 2021). B starts at zero."""
+    """A frozen linear map and a trained one of rank r: W x + (α/r) B A x (Hu et al. 2021), B first zero."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float):
         super().__init__()
-        self.linear, self.scale = linear, alpha / rank
+        self.linear = linear
+        self.scale = alpha / rank
         self.lora_A = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
@@ -208,14 +208,16 @@ class LoRALinear(nn.Module):
         return self.linear(x) + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
     def merged_weight(self) -> Tensor:
+        """Compute the one matrix that does what both maps do, (out_features, in_features)."""
         return self.linear.weight + self.scale * self.lora_B @ self.lora_A
 
 
 def lora_targets(model: GPT) -> list[tuple[nn.Module, str]]:
-    """(owner, attribute) of the maps the paper adapts: attention output, MLP and head; not Q, K, V."""
-    blocks = [(layer.self_attn, "o_proj") for layer in model.layers]
-    mlps = [(layer.mlp, name) for layer in model.layers for name in ("gate_proj", "up_proj", "down_proj")]
-    return [*blocks, *mlps, (model, "lm_head")]
+    """List (owner, attribute) of the maps the paper adapts: attention output, MLP and head; not Q, K, V."""
+    targets = [(layer.self_attn, "o_proj") for layer in model.layers]
+    for layer in model.layers:
+        targets += [(layer.mlp, name) for name in ("gate_proj", "up_proj", "down_proj")]
+    return [*targets, (model, "lm_head")]
 
 
 def add_lora(model: GPT, rank: int = 64, alpha: float = 128.0) -> None:
@@ -227,9 +229,9 @@ def add_lora(model: GPT, rank: int = 64, alpha: float = 128.0) -> None:
 
 @torch.no_grad()
 def merged(model: GPT) -> GPT:
-    """A plain GPT that computes what the adapted `model` does.
+    """Make a plain GPT that computes what the adapted `model` does.
 
-    A head that was tied is untied: the adapter changed the head and not the embedding, so they are two matrices now.
+    A head that was tied is untied: the adapter changed the head and not the embedding, which are two now.
     """
     weights = {name.replace(".linear.", "."): value for name, value in model.state_dict().items()}
     for path, module in model.named_modules():

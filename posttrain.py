@@ -1,24 +1,26 @@
-"""Stage 2: post-train θ_pre on D_post until its held-out loss stops improving (Section 3, Appendix A.5) → θ_post.
+"""Stage 2: post-train θ_pre on D_post until its held-out loss stops improving (Section 3, A.5) → θ_post.
 
-What can be done here for a capability to last: replay (a little D_pre in the stream) and dropout. LoRA trains adapters
-instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im.
+What can be done here for a capability to last: replay (a little D_pre in the stream) and dropout. LoRA trains
+adapters instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im.
 
-    python posttrain.py                                         takes up out/pretrain
-    python posttrain.py --replay 0.01 --dropout 0.05 --out out/posttrain-both
-    python posttrain.py --compute-matched                       one pass over what Stage 1 did not see (Figure 3b)
+    python posttrain.py                                         takes up out/pretrain python posttrain.py
+    --replay 0.01 --dropout 0.05 --out out/posttrain-both python posttrain.py --compute-matched
+    one pass over what Stage 1 did not see (Figure 3b)
 """
 
-from dataclasses import replace
-
-import numpy as np
 import torch
 
-from cli import Parser, add_stage_flags, launch, positive, share
-from data import Interleaved, corpus_of, count_for_share, whole_sequences
-from model import add_lora, merged, set_dropout
-from trainer import Trainer, parse_and_take_up
+from data.stream import Interleaved, count_for_share, whole_sequences
+from data.tokens import corpus_of
+from model import add_lora, load_model, merged, set_dropout
+from run import ranks
+from run.files import UserError, refusing
+from run.flags import Parser, add_stage_flags, launch, positive, share
+from run.folder import take_up
+from run.loop import Run
 
-DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
+DEFAULTS = {  # a star marks our choice where the paper is silent
+    "preset": ("toy", "135m", "1b"),
     "max-tokens": ("2.5M", "2B", "2B"),
     "patience": ("3", "3*", "3"),
     "replay": ("0", "0", "0"),
@@ -34,55 +36,76 @@ DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
 }
 
 
-def parse(argv=None):
-    parser = Parser(__doc__, DEFAULTS)
-    parser.flag("max-tokens", positive, "tokens of D_post at most, over as many passes as it takes")
-    parser.flag("patience", positive, "evaluations without a lower loss after which to stop")
-    parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (the paper: 0.01); D_post exposure is kept")
-    parser.flag("dropout", share, "rate in embedding, attention, residual and MLP (the paper: 0, 0.02, 0.05)")
-    parser.add_argument("--lora", action="store_true", help="train adapters: r 64, α 128, attention output, MLP, head")
-    parser.add_argument("--compute-matched", action="store_true",
-                        help="one pass over just what Stage 1 left of D_post, no early stop")
-    add_stage_flags(parser, out="out/posttrain", init="out/pretrain")
-    return parse_and_take_up("posttrain", parser, argv)
-
-
 def main():
-    args, model, lineage = parse()
-    run = Trainer("posttrain", args, lineage)
-    pretraining, context = lineage[0], model.config.context
-    with run.rank_zero_first():
+    args, checkpoint = parse()
+    lineage = checkpoint.lineage
+    run = Run("posttrain", args, then=f"python finetune.py --init {args.out}", lineage=lineage)
+    if run.finished():
+        return
+
+    # D_pre and D_post are those of Stage 1, whatever has become of their files.
+    with refusing(ValueError):
+        model = load_model(checkpoint.config, checkpoint.model)
+    with ranks.first():
         pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
 
-    pre_windows = pre.windows(context, args.batch, args.seed, stage=2)
-    post_windows = post.windows(context, args.batch, args.seed, stage=2, limit=pretraining["args"]["post_tokens"])
+    # The replay: D_post's windows, and between them those of D_pre. Compute-matched takes what Stage 1 left
+    # of D_post.
+    context = model.config.context
+    pre_windows = pre.windows(context, args.batch, args.seed, run.number)
+    post_tokens = lineage[0]["args"]["post_tokens"]
+    post_windows = post.windows(context, args.batch, args.seed, run.number, limit=post_tokens)
     n_post = whole_sequences(args.max_tokens, context)
-    if args.compute_matched:                                    # Figure 3b: what Stage 1 left, whatever the loss does
-        in_stage_1 = replace(post_windows, seed=pretraining["args"]["seed"], stage=1).permutation(0)
-        seen = in_stage_1[:pretraining["tokens"]["post"] // context]
-        post_windows = replace(post_windows, chosen=np.setdiff1d(post_windows.chosen, seen))
+    if args.compute_matched:
+        post_windows = post_windows.left_after(lineage[0])
         n_post = len(post_windows)
-    stream = Interleaved(post_windows, pre_windows, n_post, count_for_share(args.replay, n_post), args.batch)
+    n_pre = count_for_share(args.replay, n_post)
+    stream = Interleaved(post_windows, pre_windows, n_post, n_pre, args.batch)
 
+    # Adapters are drawn from the seed.
     torch.manual_seed(args.seed)
     set_dropout(model, args.dropout)
     if args.lora:
         add_lora(model)
-    run.begin(model, stream)
-    early_stop = not args.compute_matched
-    for _ in run.steps():
-        run.train_step()
-        if early_stop and (run.due(args.eval_every) or run.step == stream.steps):
+
+    # It ends when the loss has stopped improving, with the weights that were best; compute-matched reads all
+    # it has.
+    network = run.begin(model, stream)                  # on its device and all ranks; or where last.pt stands
+    for step in run.steps():                            # between two steps: log, save, obey a signal
+        for inputs, targets in step:                    # this rank's micro-batches of the stream
+            loss = step.mean(network(inputs, targets))  # nats a token, over the step's tokens on all ranks
+            loss.backward()
+        run.update()                                    # clip to norm 1, cosine rate, AdamW
+        if not args.compute_matched and (run.every(args.eval_every) or run.at_end()):
             losses = run.evaluate(L_im=post)
             run.log(losses)
             if run.keep_best(losses["L_im"]) >= args.patience:
                 break
-    if early_stop:
+    if not args.compute_matched:
         run.restore_best()
     if args.lora:
         run.model = merged(run.model)
 
     run.finish(run.evaluate(L_im=post, L_pre=pre))
+
+
+def parse(argv=None):
+    parser = Parser(__doc__, DEFAULTS)
+    parser.flag("max-tokens", positive, "tokens of D_post at most, over as many passes as it takes")
+    parser.flag("patience", positive, "evaluations without a lower loss after which to stop")
+    parser.flag("replay", share,
+                "share of the stream from D_pre, 0 ≤ R < 1 (the paper: 0.01); D_post exposure is kept")
+    parser.flag("dropout", share, "rate in embedding, attention, residual and MLP (the paper: 0, 0.02, 0.05)")
+    parser.add_argument("--lora", action="store_true",
+                        help="train adapters: r 64, α 128, attention output, MLP, head")
+    parser.add_argument("--compute-matched", action="store_true",
+                        help="one pass over just what Stage 1 left of D_post, no early stop")
+    add_stage_flags(parser, out="out/posttrain", init="out/pretrain")
+    args = parser.parse_args(argv)
+    checkpoint = take_up(args, "posttrain", after=("pretrain", "posttrain"))
+    if args.compute_matched and len(checkpoint.lineage) > 1:
+        raise UserError(f"--compute-matched takes what Stage 1 left, --init {args.init} is of a later stage")
+    return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint
 
 
 if __name__ == "__main__":

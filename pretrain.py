@@ -1,7 +1,8 @@
 """Stage 1: pretrain on D_pre with a little of D_post mixed in (Section 3) → θ_pre.
 
-λ is the fraction of D_post that Stage 1 sees, α its share of the tokens: α = λ|D_post| / (|D_pre| + λ|D_post|).
-D_pre's budget is fixed; what is mixed in comes on top, at evenly spaced places. λ = 0 is the unmixed baseline.
+λ is the fraction of D_post that Stage 1 sees, α its share of the tokens: α = λ|D_post| / (|D_pre| +
+λ|D_post|). D_pre's budget is fixed; what is mixed in comes on top, at evenly spaced places. λ = 0 is the
+unmixed baseline.
 
     python pretrain.py --mix 0.05              the embedded corpora and a small model: two minutes on a CPU
     python pretrain.py --lam 1 --seed 1 --out out/lam1-seed1
@@ -10,12 +11,18 @@ D_pre's budget is fixed; what is mixed in comes on top, at evenly spaced places.
 
 import torch
 
-from cli import CORPUS_HELP, Parser, add_stage_flags, launch, positive, rate, share
-from data import Interleaved, count_for_share, fingerprint, load_tokenizer, open_corpus, whole_sequences
+from data.sources import HELP, find_source
+from data.stream import Interleaved, count_for_share, whole_sequences
+from data.tokens import fingerprint, load_tokenizer, open_corpus
 from model import GPT, PRESETS, SIZES, configure
-from trainer import Trainer
+from run import ranks
+from run.files import refusing
+from run.flags import Parser, add_stage_flags, launch, positive, rate, share
+from run.loop import Run
+from run.report import say
 
-DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
+DEFAULTS = {  # a star marks our choice where the paper is silent
+    "preset": ("toy", "135m", "1b"),
     "pre": ("web", "c4", "c4"),
     "post": ("music", "musicpile", "musicpile"),
     "tokenizer": ("bytes", "gpt2*", "gpt2*"),
@@ -32,10 +39,52 @@ DEFAULTS = {  # toy, 135m, 1b; a star marks our choice where the paper is silent
 }
 
 
+def main():
+    args = parse()
+    run = Run("pretrain", args, then=f"python posttrain.py --init {args.out}")
+    if run.finished():
+        return
+
+    # Rank 0 turns the corpora into token files, the other ranks find them there.
+    pre_source, post_source = find_source(args.pre, args.text_field), find_source(args.post, args.text_field)
+    tokenizer = load_tokenizer(args.tokenizer)
+    with ranks.first():
+        pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens)
+        post = open_corpus("post", post_source, tokenizer, limit=args.post_tokens)
+
+    # The mixing: D_pre's windows, and between them those of λ passes over D_post.
+    with refusing(ValueError):
+        config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
+    context = config.context
+    pre_windows = pre.windows(context, args.batch, args.seed, run.number)
+    post_windows = post.windows(context, args.batch, args.seed, run.number, limit=args.post_tokens)
+    n_pre = whole_sequences(args.tokens, context)
+    n_post = round(args.lam * len(post_windows)) if args.mix is None else count_for_share(args.mix, n_pre)
+    stream = Interleaved(pre_windows, post_windows, n_pre, n_post, args.batch)
+    lam, alpha = n_post / len(post_windows), n_post / stream.length
+    say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
+        f"{n_post * context:,} of D_post ({args.post})")
+
+    # The seed decides the initial weights; whatever is random later depends on (seed, step).
+    torch.manual_seed(args.seed)
+    network = run.begin(GPT(config), stream)            # on its device and all ranks; or where last.pt stands
+    for step in run.steps():                            # between two steps: log, save, obey a signal
+        for inputs, targets in step:                    # this rank's micro-batches of the stream
+            loss = step.mean(network(inputs, targets))  # nats a token, over the step's tokens on all ranks
+            loss.backward()
+        run.update()                                    # clip to norm 1, cosine rate, AdamW
+        if run.every(args.eval_every):
+            run.log(run.evaluate(L_pre=pre, L_post=post))
+
+    run.finish(run.evaluate(L_pre=pre, L_post=post), [pre, post], lam=lam, alpha=alpha,
+               tokenizer=fingerprint(tokenizer))
+
+
 def parse(argv=None):
     parser = Parser(__doc__, DEFAULTS)
-    parser.add_argument("--preset", choices=PRESETS, default="toy", help="model, corpora, budget and optimizer [toy]")
-    parser.flag("pre", str, f"D_pre: {CORPUS_HELP}", metavar="CORPUS")
+    parser.add_argument("--preset", choices=DEFAULTS["preset"], default="toy",
+                        help="model, corpora, budget and optimizer [toy]")
+    parser.flag("pre", str, f"D_pre: {HELP}", metavar="CORPUS")
     parser.flag("post", str, "D_post, likewise", metavar="CORPUS")
     parser.flag("text-field", str, "their text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokenizer", str, "bytes, gpt2 or the path of a .tiktoken file", metavar="T")
@@ -44,42 +93,14 @@ def parse(argv=None):
     mixing = parser.add_mutually_exclusive_group()
     mixing.add_argument("--lam", type=rate, metavar="L", default=0.0,
                         help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
-    mixing.add_argument("--mix", type=share, metavar="A", help="α: the same as a share of Stage-1 tokens, 0 ≤ A < 1")
+    mixing.add_argument("--mix", type=share, metavar="A",
+                        help="α: the same as a share of Stage-1 tokens, 0 ≤ A < 1")
     for name in SIZES:
         sizes = ", ".join(f"{preset} {PRESETS[preset][name]}" for preset in PRESETS)
         parser.flag(name.replace("_", "-"), positive, f"of the model [{sizes}]")
     add_stage_flags(parser, out="out/pretrain")
-    return parser.parse(argv)
-
-
-def main():
-    args = parse()
-    run = Trainer("pretrain", args)
-    tokenizer = load_tokenizer(args.tokenizer)
-    with run.rank_zero_first():
-        pre = open_corpus(args.pre, tokenizer, args.text_field, limit=args.tokens)
-        post = open_corpus(args.post, tokenizer, args.text_field, limit=args.post_tokens)
-
-    config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
-    context = config.context
-    pre_windows = pre.windows(context, args.batch, args.seed, stage=1)
-    post_windows = post.windows(context, args.batch, args.seed, stage=1, limit=args.post_tokens)
-    n_pre = whole_sequences(args.tokens, context)
-    n_post = round(args.lam * len(post_windows)) if args.mix is None else count_for_share(args.mix, n_pre)
-    stream = Interleaved(pre_windows, post_windows, n_pre, n_post, args.batch)
-    lam, alpha = n_post / len(post_windows), n_post / stream.length
-    run.say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
-            f"{n_post * context:,} of D_post ({args.post})")
-
-    torch.manual_seed(args.seed)
-    run.begin(GPT(config), stream)
-    for _ in run.steps():
-        run.train_step()
-        if run.due(args.eval_every):
-            run.log(run.evaluate(L_pre=pre, L_post=post))
-
-    run.finish(run.evaluate(L_pre=pre, L_post=post), corpora={"pre": pre, "post": post}, lam=lam, alpha=alpha,
-               tokenizer=fingerprint(tokenizer))
+    args = parser.parse_args(argv)
+    return parser.fill(args, args.preset)
 
 
 if __name__ == "__main__":

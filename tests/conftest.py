@@ -1,5 +1,6 @@
-"""Stages run in the test's own process, in an empty folder, on small corpora written here."""
+"""Stages run in the test's own process, in an empty folder, on small corpora; and what they left there."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,14 +12,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from run.checkpoint import read_checkpoint
+from run.flags import launch
+from run.loop import Run
+
 ROOT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)                 # threads only get in the way of models this small
 
 # A model and budgets at which a stage takes about a second.
 SMALL = {
-    "pretrain": "--pre pre.jsonl --post post.jsonl --tokens 8k --post-tokens 4k --layers 2 --width 32 --mlp 48 "
-                "--heads 2 --kv-heads 1 --context 32 --batch 8 --warmup 5 --save-every 5",
+    "pretrain": "--pre pre.jsonl --post post.jsonl --tokens 8k --post-tokens 4k --layers 2 --width 32 "
+                "--mlp 48 --heads 2 --kv-heads 1 --context 32 --batch 8 --warmup 5 --save-every 5",
     "posttrain": "--max-tokens 8k --batch 8 --eval-every 5 --save-every 5 --warmup 5",
     "finetune": "--ft ft.jsonl --tokens 4k --batch 8 --save-every 5",
 }
@@ -41,11 +46,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stage(folder, monkeypatch, capsys):
-    """`stage("pretrain", "--lam 1")` runs that script with small settings; returns its exit status and output."""
-    import importlib
-
-    from cli import launch
-
+    """`stage("pretrain", "--lam 1")` runs that script, small, and gives its exit status and output."""
     def run(name: str, flags: str = "", settings: str | None = None) -> SimpleNamespace:
         words = (SMALL.get(name, "") if settings is None else settings).split() + flags.split()
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
@@ -68,3 +69,38 @@ def start(folder):
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 env=os.environ | {"OMP_NUM_THREADS": "1"})
     return popen
+
+
+# ---- what a run left in out/
+
+def report(run: str) -> dict:
+    return json.loads(Path(f"out/{run}/run.json").read_text())
+
+
+def log_of(run: str) -> list[dict]:
+    return [json.loads(line) for line in Path(f"out/{run}/log.jsonl").read_text().splitlines()]
+
+
+def files_of(run: str) -> set[str]:
+    return {path.name for path in Path("out", run).iterdir()}
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    checkpoint = read_checkpoint(Path(f"out/{run}/ckpt.pt"))
+    return {name: weight.clone() for name, weight in checkpoint.model.items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Bitwise."""
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def die_at(monkeypatch, step: int) -> None:
+    """The process is gone after this step's update, before anything of it is saved."""
+    update = Run.update
+
+    def dying(self):
+        update(self)
+        if self.step == step:
+            raise SystemExit("killed")
+    monkeypatch.setattr(Run, "update", dying)

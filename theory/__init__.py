@@ -1,1 +1,1 @@
-"""The linear network of Section 5 and Appendix C through the three stages: see README.md here, run `python -m theory`."""
+"""The linear network of Section 5 and Appendix C through the three stages; README.md here has the science."""

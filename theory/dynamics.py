@@ -1,15 +1,15 @@
-"""The deep linear network of Section 5 and Appendix C, trained through the three stages, in two independent ways.
+"""The deep linear network of Section 5 and Appendix C, trained through the three stages in three ways.
 
-θ = W₁W₂⋯W_L maps an input x ∈ ℝⁿ to θx. Stage t minimizes L_t(θ) = E‖θx − A_t x‖², where A_t = U diag(s) Vᵀ and x
-has covariance V diag(v) Vᵀ. U and V are the same in every stage, so with aligned, balanced weights the directions
-(columns of V) never meet: each has a singular value σ of θ, an input variance v and a covariance c = v·s of its own.
+θ = W₁W₂⋯W_L maps an input x ∈ ℝⁿ to θx. Stage t minimizes L_t(θ) = E‖θx − A_t x‖², where A_t = U diag(s) Vᵀ
+and x has covariance V diag(v) Vᵀ. U and V are the same in every stage, so with aligned, balanced weights the
+directions (columns of V) never meet: each has a singular value σ of θ, an input variance v and a covariance
+c = v·s of its own.
 
 * `descend_matrices`: gradient descent on the full matrices, from any start, on population or sample moments.
 * `descend`: the same for aligned weights, one scalar a direction, vectorized over settings.
-* `flow`, `elapsed`: the limit of small steps of the latter in closed form. Time is learning rate × steps throughout.
+* `flow`, `elapsed`: the limit of small steps of the latter in closed form.
 
-Mixtures, replay and the penalty λ_reg‖θ − θ₀‖² are all quadratic in θ, so each is a sum of moments (v, c):
-mixture (1−α)·pre + α·post, replay (1−ρ)·post + ρ·pre, penalty (v + λ_reg, c + λ_reg·σ(θ₀)).
+Time is learning rate × steps throughout. Arrays (…, 3) have the axes of settings first, that of blocks last.
 """
 
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-BLOCKS = ("invariant", "inconsistent", "specialized")      # the last axis of every array of singular values
+BLOCKS = ("invariant", "inconsistent", "specialized")
 INVARIANT, INCONSISTENT, SPECIALIZED = range(3)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Section 5's numbers and ours. All but c_mis, n, k and depth may be arrays, broadcast against each other."""
+    """Hold Section 5's numbers and ours. All but c_mis, n, k and depth may be arrays that broadcast."""
     alpha: float | ndarray = 0.85        # α, share of D_post in Stage 1
     beta: float | ndarray = 1.0          # β, singular value of the specialized block under D_post
     invariant: float | ndarray = 3.0     # singular value of the invariant block, the same in all stages
@@ -44,67 +44,105 @@ class Setting:
 
     @property
     def counts(self) -> ndarray:
-        """Directions in each block: (3,)."""
+        """Count the directions of each block: (3,)."""
         return np.array([self.n - 2 * self.k, self.k, self.k])
 
     @property
     def sigma_0(self) -> ndarray:
-        """Every singular value of θ before training: e^(−LT)."""
-        return np.exp(-self.depth * np.asarray(self.T))
+        """Give the singular value of θ before training, e^(−LT): (…, 1), as all blocks have the same."""
+        return per_block(np.exp(-self.depth * np.asarray(self.T)))
 
+
+def unmixed(setting: Setting) -> Setting:
+    """Give the same setting with α = 0."""
+    return replace(setting, alpha=np.zeros_like(np.asarray(setting.alpha, float)))
+
+
+def per_block(values) -> ndarray:
+    """Append the axis of blocks to one number a setting: (…, 1) from (…)."""
+    return np.asarray(values)[..., None]
+
+
+# ---- what a stage is trained on: quadratic losses, each told by its moments
 
 class Task(NamedTuple):
-    """Input variances v and covariances c = v·s along each block: (…, 3) both."""
+    """Describe a loss by input variances v and covariances c = v·s along each block: (…, 3) both."""
     v: ndarray
     c: ndarray
 
 
-def tasks(setting: Setting) -> tuple[Task, Task, Task]:
-    """D_pre, D_post and D_ft. Only D_post has inputs along the specialized block."""
+class Tasks(NamedTuple):
+    """Hold the three corpora as tasks."""
+    pre: Task
+    post: Task
+    ft: Task
+
+
+def tasks(setting: Setting) -> Tasks:
+    """Describe D_pre, D_post and D_ft (Section 5). Only D_post has inputs along the specialized block."""
     def task(inconsistent, v):
         blocks = np.broadcast_arrays(setting.invariant, inconsistent, setting.beta)
-        return Task(np.array(v, float), v * np.stack(blocks, axis=-1))
+        return Task(v=np.array(v, float), c=v * np.stack(blocks, axis=-1))
 
-    return task(setting.pre, (1, 1, 0)), task(setting.post, (1, 1, 1)), task(setting.ft, (1, 1, 0))
+    return Tasks(
+        pre=task(setting.pre, v=(1, 1, 0)),
+        post=task(setting.post, v=(1, 1, 1)),
+        ft=task(setting.ft, v=(1, 1, 0)),
+    )
 
 
 def mix(major: Task, minor: Task, share) -> Task:
-    """The mixture (1 − share)·major + share·minor of losses; share has the settings' shape (…)."""
-    share = np.asarray(share)[..., None]
-    return Task(*((1 - share) * a + share * b for a, b in zip(major, minor)))
+    """Mix two losses, (1 − share)·major + share·minor; share has the settings' shape (…)."""
+    share = per_block(share)
+    return Task(
+        v=(1 - share) * major.v + share * minor.v,
+        c=(1 - share) * major.c + share * minor.c,
+    )
 
 
 def anchor(task: Task, sigma: ndarray, reg) -> Task:
-    """A task with reg·‖θ − θ₀‖² added to its loss, σ (…, 3) being the singular values of θ₀; reg (…)."""
-    reg = np.asarray(reg)[..., None]
-    return Task(task.v + reg, task.c + reg * sigma)
+    """Add reg·‖θ − θ₀‖² to a task's loss, σ (…, 3) being the singular values of θ₀; reg (…)."""
+    reg = per_block(reg)
+    return Task(v=task.v + reg, c=task.c + reg * sigma)
+
+
+def stage_1(setting: Setting) -> Task:
+    """Describe Stage 1's loss: D_pre with a share α of D_post."""
+    corpora = tasks(setting)
+    return mix(corpora.pre, corpora.post, setting.alpha)
+
+
+def stage_2(setting: Setting, theta_pre: ndarray) -> Task:
+    """Describe Stage 2's loss: D_post with a share ρ of replayed D_pre, held to θ_pre (…, 3) by λ_reg."""
+    corpora = tasks(setting)
+    replayed = mix(corpora.post, corpora.pre, setting.replay)
+    return anchor(replayed, theta_pre, setting.reg)
 
 
 def targets(task: Task) -> ndarray:
-    """Where σ converges, c/v: (…, 3); nan without input variance. For a mixture's specialized block it is β, not αβ."""
-    v, c = task
-    v, c = np.broadcast_arrays(v, c)
+    """Give where σ converges, c/v: (…, 3), nan without inputs. For a mixture's specialized block it is β."""
+    v, c = np.broadcast_arrays(task.v, task.c)
     return np.divide(c, v, out=np.full(v.shape, np.nan), where=v > 0)
 
 
 def loss(sigma: ndarray, task: Task, counts: ndarray) -> ndarray:
-    """E‖θx − Ax‖² = Σ counts·v·(σ − s)²: (…) from (…, 3)."""
-    v, _ = task
-    return (counts * v * (sigma - np.nan_to_num(targets(task))) ** 2).sum(-1)
+    """Compute E‖θx − Ax‖² = Σ counts·v·(σ − s)²: (…) from σ (…, 3)."""
+    return (counts * task.v * (sigma - np.nan_to_num(targets(task))) ** 2).sum(-1)
 
 
 def violations(s: Setting) -> list[str]:
-    """Which of the paper's assumptions (C.5, C.6 and the text) scalar numbers violate, in words; [] if none.
+    """Name the paper's assumptions (C.5, C.6 and the text) that scalar numbers violate; [] if none.
 
-    "Apart" is by absolute value. Read with a sign, σ_post − σ_pre > c_mis, the assumptions exclude each other: early
-    exposure implies β > σ_post, the other two σ_post > c_mis > 2β. Without a sign they imply α > 2/3 (README.md).
+    "Apart" is by absolute value, as with signs the assumptions exclude each other (README.md, condition 1).
     """
     conditions = {
-        "the invariant block has the largest singular value": s.invariant > max(s.pre, s.post, s.ft, s.beta),
+        "the invariant block has the largest singular value":
+            s.invariant > max(s.pre, s.post, s.ft, s.beta),
         "|σ_post − σ_pre| > c_mis": abs(s.post - s.pre) > s.c_mis,
         "|σ_post − σ_ft| > c_mis": abs(s.post - s.ft) > s.c_mis,
         "β < c_mis / 2": s.beta < s.c_mis / 2,
-        "early exposure, αβ > (1−α)σ_pre + ασ_post": s.alpha * s.beta > (1 - s.alpha) * s.pre + s.alpha * s.post,
+        "early exposure, αβ > (1−α)σ_pre + ασ_post":
+            s.alpha * s.beta > (1 - s.alpha) * s.pre + s.alpha * s.post,
     }
     return [condition for condition, holds in conditions.items() if not holds]
 
@@ -112,127 +150,157 @@ def violations(s: Setting) -> list[str]:
 # ---- one scalar a direction
 
 def descend(sigma, task: Task, time, eta: float, depth: int = 2, record: bool = False) -> ndarray:
-    """σ after gradient descent for `time` from aligned, balanced weights: (…, 3); with record, after every step.
+    """Train by gradient descent for `time` from aligned, balanced weights; with record, show every step.
 
-    Each factor has singular value w with σ = w^L, and ∂L/∂W_l leaves it aligned:
-    w ← w − 2η·w^(L−1)·(v·w^L − c). Equation (2) prints the penalty's part, here in (v, c), with the wrong sign.
+    A factor's singular values w, σ = w^L, stay aligned: w ← w − 2η·w^(L−1)·(v·w^L − c), which is Equation (2)
+    with the penalty in (v, c) and its sign corrected. Returns σ (…, 3), or (steps + 1, …, 3).
     """
-    steps = np.rint(np.asarray(time) / eta).astype(int)[..., None]
-    v, c = task
+    # Settings may train for different times: all take the steps of the longest, those that are done stay.
+    steps = per_block(np.rint(np.asarray(time) / eta).astype(int))
     w = np.asarray(sigma, float) ** (1 / depth)
-    w = np.broadcast_to(w, np.broadcast_shapes(w.shape, c.shape, steps.shape))
+    w = np.broadcast_to(w, np.broadcast_shapes(w.shape, task.c.shape, steps.shape))
     path = [w]
+
+    # Balanced factors stay balanced, so that one number stands for all L of them.
     for step in range(steps.max()):
-        below = w ** (depth - 1)
-        w = w - np.where(step < steps, 2 * eta * below * (v * below * w - c), 0)
+        others = w ** (depth - 1)
+        change = 2 * eta * others * (task.v * others * w - task.c)
+        w = w - np.where(step < steps, change, 0)
         if record:
             path.append(w)
     return (np.stack(path) if record else w) ** depth
 
 
-def elapsed(start, end, v, c, depth: int = 2) -> ndarray:
-    """The time in which gradient flow takes σ from start to end; inf where it does not lead there.
+def elapsed(start, end, task: Task, depth: int = 2) -> ndarray:
+    """Compute the time in which gradient flow takes σ from start to end; inf where it does not lead there.
 
-    σ̇ = 2L·v·σ^(2−2/L)·(s − σ), s = c/v. In z = (σ/s)^(1/L) it is ż = 2v·s^(2−2/L)·z^(L−1)·(1 − z^L), and as
-    1/(z^(L−1)(1 − z^L)) = z^(1−L) + z/(1 − z^L) it integrates by partial fractions over the L-th roots of unity ω:
-    F(z) = −z^(2−L)/(L−2) − (1/L) Σ_ω ω² ln(z − ω), where for L = 2 the first term is ln z (then e^F is √odds).
+    README.md, "One direction", has ż of z = (σ/s)^(1/L). By partial fractions over the L-th roots of unity ω,
+    1/(z^(L−1)(1 − z^L)) integrates to −z^(2−L)/(L−2) − (1/L) Σ_ω ω² ln(z − ω), for L = 2 with ln z in front.
     """
-    start, end, v, c = np.broadcast_arrays(*(np.asarray(x, float) for x in (start, end, v, c)))
+    # Of one shape, so that start and end can be compared one by one.
+    start, end = np.asarray(start, float), np.asarray(end, float)
+    start, end, v, c = np.broadcast_arrays(start, end, task.v, task.c)
+
+    # The root ω = 1 is apart: ln|z − 1| is real on both sides of the target.
+    def antiderivative(sigma):
+        z = (sigma / s) ** (1 / depth)
+        total = np.log(z) if depth == 2 else -z ** (2 - depth) / (depth - 2)
+        total = total - np.log(np.abs(z - 1)) / depth
+        for omega in np.exp(2j * np.pi * np.arange(1, depth) / depth):
+            total = total - (omega ** 2 * np.log(z - omega)).real / depth
+        return total
+
+    # Divisions by 0 are of directions without input or at their target, where flow leads nowhere.
     with np.errstate(divide="ignore", invalid="ignore"):
         s = c / v
-
-        def antiderivative(sigma):
-            z = (sigma / s) ** (1 / depth)
-            total = np.log(z) if depth == 2 else -z ** (2 - depth) / (depth - 2)
-            total = total - np.log(np.abs(z - 1)) / depth
-            for omega in np.exp(2j * np.pi * np.arange(1, depth) / depth):
-                total = total - (omega ** 2 * np.log(z - omega)).real / depth
-            return total
-
         time = (antiderivative(end) - antiderivative(start)) / (2 * v * s ** (2 - 2 / depth))
     towards = ((start <= end) & (end < s)) | ((start >= end) & (end > s))
     return np.where(towards, np.where(start == end, 0, time), np.inf)
 
 
 def flow(sigma, task: Task, time, depth: int = 2) -> ndarray:
-    """σ after gradient flow for `time`: (…, 3).
+    """Train by gradient flow for `time`: σ (…, 3).
 
-    Two factors: logistic, σ(t) = sσ₀ / (σ₀ + (s − σ₀)·e^(−4ct)) (Saxe et al. 2014, with the factor 4 of this loss).
+    Two factors: logistic, σ(t) = sσ₀ / (σ₀ + (s − σ₀)·e^(−4ct)) (Saxe et al. 2014; 4 is this loss's).
     More: the inverse of `elapsed`, by bisection.
     """
-    v, c = task
-    sigma, v, c, time = np.broadcast_arrays(np.asarray(sigma, float), v, c, np.asarray(time)[..., None])
-    s = np.where(v > 0, targets(Task(v, c)), sigma)
+    # Without inputs a direction has no target of its own: σ stays.
+    sigma, v, c, time = np.broadcast_arrays(np.asarray(sigma, float), task.v, task.c, per_block(time))
+    task = Task(v, c)
+    s = np.where(v > 0, targets(task), sigma)
+
+    # Two factors need no search.
     if depth == 2:
-        below = sigma + (s - sigma) * np.exp(-4 * c * time)
-        return s * sigma / np.where(sigma > 0, below, 1)
+        denominator = sigma + (s - sigma) * np.exp(-4 * c * time)
+        return s * sigma / np.where(sigma > 0, denominator, 1)
+
+    # Search ln σ rather than σ, as it starts at e^(−LT); 60 halvings are as fine as a double.
     with np.errstate(divide="ignore"):
         near, far = np.log(sigma), np.log(s)
     for _ in range(60):
         middle = (near + far) / 2
-        early = elapsed(sigma, np.exp(middle), v, c, depth) <= time
-        near, far = np.where(early, middle, near), np.where(early, far, middle)
+        early = elapsed(sigma, np.exp(middle), task, depth) <= time
+        near = np.where(early, middle, near)
+        far = np.where(early, far, middle)
     return np.exp(near)
 
 
 # ---- full matrices
 
-def matrix_moments(task: Task, U: ndarray, V: ndarray, counts: ndarray) -> tuple[ndarray, ndarray]:
-    """Σ_x = V diag(v) Vᵀ and Σ_yx = U diag(c) Vᵀ, both (n, n), of a task of one setting (2, 3)."""
-    v, c = np.repeat(task, counts, axis=-1)
-    return V * v @ V.T, U * c @ V.T
+class Moments(NamedTuple):
+    """Hold what a quadratic loss knows of its data: Σ_x = E xxᵀ and Σ_yx = E(Ax)xᵀ, (n, n) both."""
+    covariance: ndarray
+    cross: ndarray
+
+
+def matrix_moments(task: Task, U: ndarray, V: ndarray, counts: ndarray) -> Moments:
+    """Compute Σ_x = V diag(v) Vᵀ and Σ_yx = U diag(c) Vᵀ of a task of one setting."""
+    v = np.repeat(task.v, counts)
+    c = np.repeat(task.c, counts)
+    return Moments(covariance=V * v @ V.T, cross=U * c @ V.T)
 
 
 def sample_moments(task: Task, U: ndarray, V: ndarray, counts: ndarray, samples: int,
-                   rng: np.random.Generator) -> tuple[ndarray, ndarray]:
-    """The same from `samples` Gaussian inputs, (1/N) Σ xxᵀ and (1/N) Σ (Ax)xᵀ; labels have no noise."""
-    v, _ = np.repeat(task, counts, axis=-1)
+                   rng: np.random.Generator) -> Moments:
+    """Estimate the same by (1/N) Σ xxᵀ and (1/N) Σ (Ax)xᵀ over N = `samples` Gaussian inputs."""
+    v = np.repeat(task.v, counts)
+    s = np.repeat(np.nan_to_num(targets(task)), counts)
     x = V * np.sqrt(v) @ rng.standard_normal((len(V), samples))
     covariance = x @ x.T / samples
-    return covariance, U * np.repeat(np.nan_to_num(targets(task)), counts) @ V.T @ covariance
+    return Moments(covariance=covariance, cross=U * s @ V.T @ covariance)
+
+
+def rotation(n: int, rng) -> ndarray:
+    """Draw an orthogonal matrix (n, n), uniform over rotations and reflections."""
+    q, r = np.linalg.qr(rng.standard_normal((n, n)))
+    return q * np.sign(np.diag(r))
 
 
 def aligned_factors(U: ndarray, V: ndarray, w: ndarray, depth: int, rng) -> ndarray:
-    """W₁ = U diag(w) Q₁ᵀ, W₂ = Q₁ diag(w) Q₂ᵀ, …, W_L = Q_(L−1) diag(w) Vᵀ with random rotations: (L, n, n)."""
+    """Build W₁ = U diag(w) Q₁ᵀ, W₂ = Q₁ diag(w) Q₂ᵀ, …, W_L = Q_(L−1) diag(w) Vᵀ, Q random: (L, n, n)."""
     bases = [U, *(rotation(len(U), rng) for _ in range(depth - 1)), V]
     return np.stack([left * w @ right.T for left, right in zip(bases, bases[1:])])
 
 
 def random_factors(n: int, T: float, depth: int, rng) -> ndarray:
-    """L factors with independent entries N(0, e^(−2T)/n), neither aligned nor balanced: (L, n, n)."""
+    """Draw L factors with independent entries N(0, e^(−2T)/n), neither aligned nor balanced: (L, n, n)."""
     return np.exp(-T) * rng.standard_normal((depth, n, n)) / np.sqrt(n)
 
 
-def rotation(n: int, rng) -> ndarray:
-    """A random orthogonal matrix (n, n), uniform over rotations and reflections."""
-    q, r = np.linalg.qr(rng.standard_normal((n, n)))
-    return q * np.sign(np.diag(r))
-
-
 def in_bases(factors: ndarray, U: ndarray, V: ndarray) -> ndarray:
-    """UᵀθV = (UᵀW₁)W₂⋯(W_LV): (…, n, n) from (…, L, n, n). Its diagonal is σ where the weights are aligned."""
+    """Compute UᵀθV = (UᵀW₁)W₂⋯(W_LV): (…, n, n) from (…, L, n, n). Aligned weights have σ on its diagonal."""
     total = U.T @ factors[..., 0, :, :]
     for l in range(1, factors.shape[-3] - 1):
         total = total @ factors[..., l, :, :]
     return total @ (factors[..., -1, :, :] @ V)
 
 
-def descend_matrices(factors: ndarray, task: tuple[ndarray, ndarray], time: float, eta: float,
-                     record: bool = False) -> ndarray:
-    """Gradient descent on L(θ) = tr(θΣ_xθᵀ) − 2 tr(θΣ_yxᵀ): factors (L, n, n); with record, after every step.
+def matrix_loss(theta: ndarray, task: Task, counts: ndarray) -> ndarray:
+    """Compute E‖θx − Ax‖² = Σ_j v_j‖θ_j − s_j e_j‖², θ_j the columns of UᵀθV: (…) from (…, n, n)."""
+    v = np.repeat(task.v, counts)
+    s = np.repeat(np.nan_to_num(targets(task)), counts)
+    return (v * ((theta - np.diag(s)) ** 2).sum(-2)).sum(-1)
 
-    W_l ← W_l − 2η·(W₁⋯W_(l−1))ᵀ (θΣ_x − Σ_yx) (W_(l+1)⋯W_L)ᵀ, for two factors W₂ ← W₂ − 2η·W₁ᵀ(W₁W₂ − A)Σ_x.
-    A penalty reg·‖θ − θ₀‖² is in the moments (Σ_x + reg·I, Σ_yx + reg·θ₀), a mixture the sum of its parts' moments.
+
+def descend_matrices(factors: ndarray, moments: Moments, time: float, eta: float,
+                     record: bool = False) -> ndarray:
+    """Train factors (L, n, n) by gradient descent on tr(θΣ_xθᵀ) − 2 tr(θΣ_yxᵀ); with record, show every step.
+
+    W_l ← W_l − 2η·(W₁⋯W_(l−1))ᵀ (θΣ_x − Σ_yx) (W_(l+1)⋯W_L)ᵀ (C.4, which for two factors is misprinted). A
+    penalty reg·‖θ − θ₀‖² is in the moments, (Σ_x + reg·I, Σ_yx + reg·θ₀).
     """
-    covariance, cross = task
+    # A gradient needs the product of the factors before W_l and of those after it; both grow one by one.
     path = [factors]
     for _ in range(round(time / eta)):
-        before, after = [np.eye(len(cross))], [np.eye(len(cross))]
+        before, after = [np.eye(len(moments.cross))], [np.eye(len(moments.cross))]
         for left, right in zip(factors[:-1], factors[:0:-1]):
             before.append(before[-1] @ left)
             after.append(right @ after[-1])
-        residual = before[-1] @ factors[-1] @ covariance - cross
-        factors = factors - 2 * eta * np.stack([b.T @ residual @ a.T for b, a in zip(before, reversed(after))])
+
+        # All factors move together, from the same θ.
+        residual = before[-1] @ factors[-1] @ moments.covariance - moments.cross
+        gradient = np.stack([b.T @ residual @ a.T for b, a in zip(before, reversed(after))])
+        factors = factors - 2 * eta * gradient
         if record:
             path.append(factors)
     return np.stack(path) if record else factors
@@ -241,7 +309,7 @@ def descend_matrices(factors: ndarray, task: tuple[ndarray, ndarray], time: floa
 # ---- the three stages
 
 class Run(NamedTuple):
-    """Singular values (…, 3) at the end of each stage, and the four losses (…) of the paper; Δ = L_ret − L_im."""
+    """Hold σ (…, 3) at the end of each stage, and the paper's four losses (…) of θ_post (L_im) and θ_ft."""
     theta_pre: ndarray
     theta_post: ndarray
     theta_ft: ndarray
@@ -251,71 +319,94 @@ class Run(NamedTuple):
     L_pre: ndarray
 
     @property
+    def thetas(self) -> ndarray:
+        """Stack the three ends of stages: (3, …, 3)."""
+        return np.stack([self.theta_pre, self.theta_post, self.theta_ft])
+
+    @property
     def delta(self) -> ndarray:
+        """Compute what Stage 3 forgets of D_post, Δ = L_ret − L_im: (…)."""
         return self.L_ret - self.L_im
 
 
-def stage_2(setting: Setting, theta_pre: ndarray) -> Task:
-    """Stage 2: D_post with a share of replayed D_pre, held to θ_pre by λ_reg."""
-    pre, post, _ = tasks(setting)
-    return anchor(mix(post, pre, setting.replay), theta_pre, setting.reg)
-
-
 def exact_rank(theta: ndarray, task: Task) -> ndarray:
-    """The idealized start of the theorems: what is past half of its target is at it, all else at exactly 0."""
+    """Idealize as the theorems do: what is past half of its target is at it, all else at exactly 0."""
     s = targets(task)
     return np.where(theta >= s / 2, np.nan_to_num(s), 0)
 
 
 def three_stages(setting: Setting, eta: float | None = None, ideal: bool = False) -> Run:
-    """All three stages by gradient descent with learning rate eta, or by gradient flow if None; `unmixed` has α = 0.
+    """Train through all three stages by gradient descent with learning rate eta, or by gradient flow if None.
 
     With `ideal`, Stages 2 and 3 start from `exact_rank` of what Stage 1 learned.
     """
+    # Both ways go from a σ to a σ, so the stages read the same.
     def train(sigma, task, time):
-        return flow(sigma, task, time, setting.depth) if eta is None else descend(sigma, task, time, eta, setting.depth)
+        if eta is None:
+            return flow(sigma, task, time, setting.depth)
+        return descend(sigma, task, time, eta, setting.depth)
 
-    pre, post, ft = tasks(setting)
-    mixture = mix(pre, post, setting.alpha)
-    theta_pre = train(np.asarray(setting.sigma_0)[..., None], mixture, setting.t_pre)
+    # Each stage takes up the weights that the one before left.
+    corpora = tasks(setting)
+    theta_pre = train(setting.sigma_0, stage_1(setting), setting.t_pre)
     if ideal:
-        theta_pre = exact_rank(theta_pre, mixture)
+        theta_pre = exact_rank(theta_pre, stage_1(setting))
     theta_post = train(theta_pre, stage_2(setting, theta_pre), setting.t_post)
-    theta_ft = train(theta_post, ft, setting.t_ft)
-    counts = setting.counts
-    return Run(theta_pre, theta_post, theta_ft, loss(theta_post, post, counts), loss(theta_ft, post, counts),
-               loss(theta_ft, ft, counts), loss(theta_ft, pre, counts))
+    theta_ft = train(theta_post, corpora.ft, setting.t_ft)
 
-
-def matrix_loss(theta: ndarray, task: Task, counts: ndarray) -> ndarray:
-    """E‖θx − Ax‖² = Σ_j v_j‖θ_j − s_j e_j‖², θ_j the columns of UᵀθV: (…) from (…, n, n), the task of one setting."""
-    v, s = np.repeat(task.v, counts), np.repeat(np.nan_to_num(targets(task)), counts)
-    return (v * ((theta - np.diag(s)) ** 2).sum(-2)).sum(-1)
+    # The paper's four losses: L_im before Stage 3, all others after it.
+    return Run(
+        theta_pre=theta_pre,
+        theta_post=theta_post,
+        theta_ft=theta_ft,
+        L_im=loss(theta_post, corpora.post, setting.counts),
+        L_ret=loss(theta_ft, corpora.post, setting.counts),
+        L_ft=loss(theta_ft, corpora.ft, setting.counts),
+        L_pre=loss(theta_ft, corpora.pre, setting.counts),
+    )
 
 
 def three_stages_by_matrices(s: Setting, factors: ndarray, U: ndarray, V: ndarray, eta: float,
                              samples: int | None = None, rng=None) -> ndarray:
-    """UᵀθV (3, n, n) at the end of each stage from any factors (L, n, n), for scalar settings.
+    """Train any factors (L, n, n) through all three stages of a scalar setting: UᵀθV (3, n, n) after each.
 
-    With `samples`, a stage sees that many Gaussian inputs, of each corpus its share, and no population.
+    With `samples`, a stage sees that many Gaussian inputs, of each corpus its share, not the population.
     """
-    def blend(*parts: tuple[float, Task]) -> tuple[ndarray, ndarray]:
-        means = [(share, sample_moments(task, U, V, s.counts, max(1, round(share * samples)), rng) if samples
-                  else matrix_moments(task, U, V, s.counts)) for share, task in parts if share]
-        return sum(share * x for share, (x, _) in means), sum(share * yx for share, (_, yx) in means)
+    # A stage draws its samples once, and descends on what it drew.
+    def moments(task, share):
+        if samples is None:
+            return matrix_moments(task, U, V, s.counts)
+        return sample_moments(task, U, V, s.counts, max(1, round(share * samples)), rng)
 
-    def descend_to(task, time):
-        nonlocal factors
-        factors = descend_matrices(factors, task, time, eta)
-        return in_bases(factors, U, V)
+    # Stage 1 and Stage 2 may have one corpus only: what has no share draws no sample.
+    def blend(major, minor, share):
+        if share == 0:
+            return moments(major, 1)
+        if share == 1:
+            return moments(minor, 1)
+        common = moments(major, 1 - share)
+        rare = moments(minor, share)
+        return Moments(
+            covariance=(1 - share) * common.covariance + share * rare.covariance,
+            cross=(1 - share) * common.cross + share * rare.cross,
+        )
 
-    pre, post, ft = tasks(s)
-    theta_pre = descend_to(blend((1 - s.alpha, pre), (s.alpha, post)), s.t_pre)
-    covariance, cross = blend((1 - s.replay, post), (s.replay, pre))
-    penalized = covariance + s.reg * np.eye(s.n), cross + s.reg * U @ theta_pre @ V.T
-    return np.stack([theta_pre, descend_to(penalized, s.t_post), descend_to(blend((1, ft)), s.t_ft)])
+    # Factors go from stage to stage as they are; U and V only serve to look at them.
+    corpora = tasks(s)
+    mixture = blend(corpora.pre, corpora.post, s.alpha)
+    factors = descend_matrices(factors, mixture, s.t_pre, eta)
+    theta_pre = in_bases(factors, U, V)
 
+    # λ_reg holds θ itself, so θ_pre goes back from the bases.
+    replayed = blend(corpora.post, corpora.pre, s.replay)
+    penalized = Moments(
+        covariance=replayed.covariance + s.reg * np.eye(s.n),
+        cross=replayed.cross + s.reg * U @ theta_pre @ V.T,
+    )
+    factors = descend_matrices(factors, penalized, s.t_post, eta)
+    theta_post = in_bases(factors, U, V)
 
-def unmixed(setting: Setting) -> Setting:
-    """The same setting with α = 0."""
-    return replace(setting, alpha=np.zeros_like(np.asarray(setting.alpha, float)))
+    # Stage 3 is on D_ft alone, with nothing to hold it.
+    factors = descend_matrices(factors, moments(corpora.ft, 1), s.t_ft, eta)
+    theta_ft = in_bases(factors, U, V)
+    return np.stack([theta_pre, theta_post, theta_ft])

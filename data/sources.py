@@ -1,0 +1,192 @@
+"""A corpus's name or path → its documents. What kind of corpus it is, is decided here and once."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from data import embedded
+from run.files import UserError
+
+
+class HubSet(NamedTuple):
+    """A data set of the hub, and which of its configurations and splits are read, at which revision."""
+    path: str
+    configs: tuple[str | None, ...] = (None,)
+    revision: str | None = None
+    held_out_split: str | None = None          # where there is none, documents are held out by hash
+
+
+HUB = {  # the paper names no data sets: these, at these revisions, are our choice
+    "c4": HubSet("allenai/c4", configs=("en",), revision="1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
+                 held_out_split="validation"),
+    "musicpile": HubSet("m-a-p/MusicPile", revision="5930bd7199ddead76ab540901e2187ea4e5fc6a7"),
+    "chempile": HubSet("jablonkagroup/chempile-education",
+                       configs=("LibreText_Chemistry-default", "mit-ocw-lecture-transcripts-default",
+                                "us-olympiad-problems-default", "youtube-transcripts-as-lectures-default"),
+                       revision="c653c3c7bbf599030b80f117b6748ebae406043b"),
+    "flan": HubSet("Muennighoff/flan"),
+}
+READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+TEXT_FIELDS = [("text",), ("prompt", "completion"), ("instruction", "input", "output"),
+               ("instruction", "output"), ("inputs", "targets")]       # the first that a row has are read
+HELP = f"a file, a folder, hub:ORG/NAME[:CONFIG], or one of {' '.join(embedded.NAMES)} {' '.join(HUB)}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where documents come from: an embedded corpus, a data set of the hub, or local files."""
+    name: str                                  # as the user wrote it
+    text_field: str | None = None              # as the user wrote it, several as A+B
+    hub: HubSet | None = None
+    files: tuple[Path, ...] = ()               # neither hub nor files: embedded
+
+    @property
+    def is_local(self) -> bool:
+        """Say whether nothing has to be downloaded."""
+        return self.hub is None
+
+    @property
+    def held_out_split(self) -> str | None:
+        """Name the split that a corpus brings to be held out, if it does."""
+        return self.hub and self.hub.held_out_split
+
+    @property
+    def revision(self) -> str | None:
+        """Name the revision that is pinned, if one is."""
+        return self.hub and self.hub.revision
+
+    def version(self) -> object:
+        """Return what differs, as text, where the documents may."""
+        if self.hub:
+            return self.hub
+        if self.files:
+            return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+        return embedded.version()
+
+    def documents(self, held_out: bool = False) -> Iterator[str]:
+        """Read the documents in order; `held_out` reads the split that a corpus brings for that.
+
+        Raises UserError, one line with a way out, whatever is wrong with the corpus.
+        """
+        if not self.hub and not self.files:
+            yield from embedded.documents(self.name)
+            return
+
+        # Fields are found once: all rows of a corpus have those of the first.
+        try:
+            fields = None
+            for row in self._rows(held_out):
+                fields = fields or find_fields(row, self.text_field, self.name)
+                if text := join_fields(row, fields):
+                    yield text
+        except UserError:
+            raise
+        except StopIteration as error:                     # how datasets meets a JSON file without a row
+            raise UserError(empty(self.name)) from error
+        except Exception as error:                         # datasets raises a different kind for every reader
+            raise UserError(self._what_is_wrong(error)) from error
+
+    def _rows(self, held_out: bool) -> Iterator[dict]:
+        """Rows, streamed: nothing is downloaded or held beyond what is read."""
+        import datasets                                    # here: embedded corpora need not wait seconds for it
+        datasets.disable_progress_bars()
+        for noisy in ("huggingface_hub", "datasets"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+        # A configuration is opened when its turn comes: the last may never be needed.
+        if self.hub:
+            split = self.hub.held_out_split if held_out else "train"
+            print(f"reading {self.hub.path} from the hub …", flush=True)
+            parts = (datasets.load_dataset(self.hub.path, config, revision=self.hub.revision, split=split,
+                                           streaming=True)
+                     for config in self.hub.configs)
+            return chain.from_iterable(parts)
+
+        # A blank line ends a document of a text file, which otherwise would have one a line.
+        kind = reader(self.files[0])
+        options = {"sample_by": "paragraph"} if kind == "text" else {}
+        names = [str(path) for path in self.files]
+        return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True, **options))
+
+    def _what_is_wrong(self, error: Exception) -> str:
+        """Say in one line what a reader raised."""
+        # The reason that a user can mend is often at the bottom of a stack of other libraries' errors.
+        causes = [error]
+        while cause := causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(cause)
+        if any(isinstance(cause, UnicodeDecodeError) or "UTF8" in str(cause) for cause in causes):
+            return f"{self.name} is not UTF-8, convert it first (iconv -t utf-8)"
+
+        # Else its first line, or its kind where it says nothing, and a way out.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if self.hub:
+            return (f"cannot read {self.name} from the hub ({reason}), use an embedded corpus "
+                    f"({', '.join(embedded.NAMES)}) or a local file instead")
+        return f"cannot read {self.name} ({reason}), check that it is what its name says"
+
+
+def find_source(name: str, text_field: str | None = None) -> Source:
+    """Decide what a corpus's name or path stands for; raises UserError if it stands for nothing."""
+    if name in embedded.NAMES:
+        return Source(name, text_field)
+    if name.startswith("hub:"):
+        path, _, config = name.removeprefix("hub:").partition(":")
+        return Source(name, text_field, hub=HubSet(path, (config or None,)))
+    if name in HUB:
+        return Source(name, text_field, hub=HUB[name])
+    return Source(name, text_field, files=local_files(name))
+
+
+def local_files(name: str) -> tuple[Path, ...]:
+    """Find the files of a local corpus, sorted; raises UserError if none, or none that go together."""
+    root = Path(name)
+    if not root.exists():
+        raise UserError(f"no corpus {name!r}, give a file or folder, one of {', '.join(embedded.NAMES)}, "
+                        f"{', '.join(HUB)}, or hub:ORG/NAME")
+
+    # One reader takes them all; a file that was named must have one, others in a folder need not.
+    files = [root]
+    if root.is_dir():
+        files = sorted(path for path in root.rglob("*") if reader(path))
+    readers = {reader(path) for path in files}
+    if len(readers) != 1 or None in readers:
+        found = "files of several kinds" if len(readers) > 1 else "nothing"
+        raise UserError(f"{name} holds {found} to read, give {', '.join(READERS)} (also .gz, .zst), "
+                        "one kind a folder")
+    return tuple(files)
+
+
+def reader(path: Path) -> str | None:
+    """Name the `datasets` builder for a file by its ending; None for one that nothing reads."""
+    stem = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+    return READERS.get(stem.suffix)
+
+
+def find_fields(row: dict, text_field: str | None, name: str) -> tuple[str, ...]:
+    """Decide which fields of `row` make up a document; raises UserError if none is known."""
+    named = [tuple(text_field.split("+"))] if text_field else []
+    for fields in named + TEXT_FIELDS:
+        if all(isinstance(row.get(field), str) for field in fields):
+            if named and fields != named[0]:               # D_pre and D_post share the flag
+                print(f"{name} has no field {text_field}, reading {'+'.join(fields)}")
+            return fields
+    raise UserError(f"no text field in {name} (it has {', '.join(map(str, row))}), "
+                    "name one with --text-field, several as A+B")
+
+
+def join_fields(row: dict, fields: tuple[str, ...]) -> str:
+    """Join the fields in order, each on a line of its own unless the one before ends in white space."""
+    text = ""
+    for part in filter(None, map(row.get, fields)):
+        if text and not text[-1].isspace():
+            text += "\n"
+        text += part
+    return text.strip().removesuffix("<|endoftext|>")      # some published corpora spell the separator out
+
+
+def empty(name: str) -> str:
+    """Say what is wrong with a corpus without a document."""
+    return f"{name} is empty, give a corpus with text in it"

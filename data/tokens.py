@@ -1,0 +1,276 @@
+"""A source → token files, prepared once and memory-mapped, and the held-out part of every corpus."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tiktoken
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.sources import Source, empty, find_source
+from data.stream import Windows, window
+from run.files import UserError, turn, write_error, write_json
+
+HELD_OUT_SHARES = (0.01, 0.02, 0.05, 0.1)   # of documents: the first that leaves MIN_HELD_OUT, else the last
+MIN_HELD_OUT = 2 ** 16                      # tokens, so that a held-out loss is stable
+HELD_OUT_DOCUMENTS = 2000                   # read of a held-out split that a corpus brings
+HELD_OUT_SEQUENCES = 256                    # every held-out loss is over so many windows
+DOCUMENTS_AT_ONCE = 512                     # held in memory while tokenizing
+END_OF_TEXT = "<|endoftext|>"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Corpora
+
+@dataclass(frozen=True)
+class Corpus:
+    """Memory-mapped token files. `record` is what a checkpoint keeps to find the same corpus again."""
+    role: str                 # what it is here: pre, post, ft
+    train: np.ndarray         # (tokens,) uint16 or uint32
+    held_out: np.ndarray
+    record: dict              # source, text_field, limit, checksum
+
+    def held_out_sequences(self, context: int) -> Tensor:
+        """Cut the windows of every held-out loss, evenly spread over what is held out.
+
+        Returns int64 (sequences, context + 1). Raises UserError if nothing is held out.
+        """
+        total = (len(self.held_out) - 1) // context
+        if total < 1:
+            raise UserError(too_few_documents(self.record["source"]))
+        count = min(HELD_OUT_SEQUENCES, total)
+        return torch.stack([window(self.held_out, i * total // count, context) for i in range(count)])
+
+    def windows(self, context: int, batch: int, seed: int, stage: int, limit: int | None = None) -> Windows:
+        """Cut the training tokens, or `limit` tokens of them, into windows of `context` tokens.
+
+        Which ones depends on the corpus alone. Raises UserError if they are fewer than a batch of sequences,
+        or nothing is held out.
+        """
+        self.held_out_sequences(context)
+        total = (len(self.train) - 1) // context
+        chosen = np.arange(total, dtype=np.uint32)
+
+        # All over the corpus, and so that the smaller of two limits chooses a part of the larger's.
+        if limit and limit // context < total:
+            chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit // context])
+        if len(chosen) < batch:
+            raise UserError(f"{self.record['source']} is shorter than one batch: {len(chosen)} sequences of "
+                            f"{context} tokens, --batch {batch}; give more text or a smaller --batch")
+        return Windows(self.role, self.train, context, seed, stage, chosen)
+
+
+def open_corpus(role: str, source: Source, tokenizer: tiktoken.Encoding, limit: int | None = None,
+                folder: Path = Path("out/tokens")) -> Corpus:
+    """Open the token files of a corpus, prepared first if need be.
+
+    `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4). Others are prepared
+    whole, so that what is held out does not depend on it. Raises UserError if there is no text to be read.
+    """
+    if not source.held_out_split:
+        limit = None
+    slug = re.sub(r"[\W_]", "-", Path(source.name).name.split(".")[0])
+    key = digest(source.name, source.version(), source.text_field, limit, fingerprint(tokenizer))
+    home = folder / f"{slug}-{tokenizer.name}-{key}"
+
+    # Several runs may start at once: one prepares, the others wait and find it done.
+    if not (home / "meta.json").exists():
+        with turn(folder / f".{home.name}.lock"):
+            if not (home / "meta.json").exists():
+                prepare(source, tokenizer, limit, home)
+    return load_corpus(role, home)
+
+
+def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens")) -> Corpus:
+    """Open D_pre, D_post or D_ft (`pre`, `post`, `ft`) of a checkpoint, as the last stage with it read it.
+
+    While the token files are there, the corpus need not be. Raises UserError if it is needed and has changed.
+    """
+    tokenizer = tokenizer_of(lineage)
+    record = [entry["corpora"][role] for entry in lineage if role in entry["corpora"]][-1]
+    for meta in folder.glob("*/meta.json"):
+        if json.loads(meta.read_text())["checksum"] == record["checksum"]:
+            return load_corpus(role, meta.parent)
+
+    # Deleted token files are made again, and are of use only if they come out the same.
+    name = record["source"]
+    corpus = open_corpus(role, find_source(name, record["text_field"]), tokenizer, record["limit"], folder)
+    if corpus.record["checksum"] != record["checksum"]:
+        raise UserError(f"{name} has changed since an earlier stage read it, "
+                        "restore it or start from pretrain.py")
+    return corpus
+
+
+def load_corpus(role: str, home: Path) -> Corpus:
+    """Map the token files in a folder that `prepare` has written."""
+    meta = json.loads((home / "meta.json").read_text())
+    train = np.memmap(home / "train.bin", dtype=meta["dtype"], mode="r")
+    held_out = np.memmap(home / "held_out.bin", dtype=meta["dtype"], mode="r")
+    record = {key: meta[key] for key in ("source", "text_field", "limit", "checksum")}
+    return Corpus(role, train, held_out, record)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Token files
+
+class Document(NamedTuple):
+    """A document, and the token file that it goes into."""
+    part: str                 # train or held_out
+    text: str
+
+
+def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, home: Path) -> None:
+    """Write train.bin, held_out.bin and meta.json into `home`, all or nothing.
+
+    Raises UserError if the source is empty, has too few documents or cannot be read, or `home` cannot be
+    written.
+    """
+    temporary = home.with_name(f".{home.name}.partial")     # the caller sees to it that nobody else writes it
+    try:
+        # A small corpus holds out more, so that its held-out loss is stable.
+        for share in HELD_OUT_SHARES:
+            temporary.mkdir(parents=True, exist_ok=True)
+            counts, checksum = write_tokens(split(source, share), tokenizer, limit, temporary, source.name)
+            if counts["held_out"] >= MIN_HELD_OUT or source.held_out_split:
+                break
+        if not sum(counts.values()):
+            raise UserError(empty(source.name))
+        if not all(counts.values()):
+            raise UserError(too_few_documents(source.name))
+
+        # The rename comes last, so that a folder by this name is always whole.
+        write_json(temporary / "meta.json", {
+            "source": source.name, "text_field": source.text_field, "limit": limit,
+            "revision": source.revision, "tokenizer": tokenizer.name, "dtype": token_dtype(tokenizer).name,
+            "tokens": counts, "held_out": source.held_out_split or share, "checksum": checksum})
+        os.replace(temporary, home)
+        print(f"{source.name}: {counts['train']:,} tokens, {counts['held_out']:,} held out → {home}",
+              flush=True)
+    except OSError as error:
+        raise write_error(home, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def split(source: Source, share: float) -> Iterator[Document]:
+    """Hold out the split that a corpus brings for that, or else a share of its documents."""
+    if source.held_out_split:
+        for text in islice(source.documents(held_out=True), HELD_OUT_DOCUMENTS):
+            yield Document("held_out", text)
+        share = 0                                           # of the rest, nothing
+    for text in source.documents():
+        yield Document("held_out" if is_held_out(text, share) else "train", text)
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Decide by the document alone, so that copies fall on the same side and a larger share only adds."""
+    number = hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest()
+    return int.from_bytes(number) < share * 2 ** 64
+
+
+def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, limit: int | None, folder: Path,
+                 name: str) -> tuple[dict[str, int], str]:
+    """Tokenize documents on all cores into train.bin and held_out.bin, up to `limit` training tokens.
+
+    Returns the tokens written to each and a checksum over both. Holds no more than 512 documents at a time.
+    """
+    counts = {"train": 0, "held_out": 0}
+    checksum = hashlib.blake2b(digest_size=16)
+    encode = partial(tokenizer.encode_to_numpy, disallowed_special=())
+    bar = tqdm(total=limit, desc=f"tokenize {name}", unit="tok", unit_scale=True, disable=None, leave=False)
+    with (open(folder / "train.bin", "wb") as train, open(folder / "held_out.bin", "wb") as held_out,
+          ThreadPoolExecutor() as pool, bar):
+        files = {"train": train, "held_out": held_out}
+
+        # The threads work side by side but give back in order: the files do not depend on how many they are.
+        while limit is None or counts["train"] < limit:
+            some = list(islice(documents, DOCUMENTS_AT_ONCE))
+            if not some:
+                break
+            encoded = pool.map(encode, [document.text for document in some])
+            for document, tokens in zip(some, encoded):
+                tokens = np.append(tokens, end_of_text(tokenizer)).astype(token_dtype(tokenizer))
+                files[document.part].write(tokens)
+                checksum.update(tokens)
+                counts[document.part] += len(tokens)
+                bar.update(len(tokens))
+    return counts, checksum.hexdigest()
+
+
+def token_dtype(tokenizer: tiktoken.Encoding) -> np.dtype:
+    """Choose the smallest kind of integer that holds every token."""
+    return np.dtype(np.uint16 if tokenizer.n_vocab <= 2 ** 16 else np.uint32)
+
+
+def too_few_documents(name: str) -> str:
+    """Say what is wrong with a corpus of which nothing can be held out."""
+    return (f"{name} has too few documents to hold any out, "
+            "give it more (a blank line ends a document in .txt)")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Tokenizers
+
+def load_tokenizer(name: str) -> tiktoken.Encoding:
+    """Load `gpt2`, `bytes` (no download; the paper's method at toy size), or the path of a .tiktoken file.
+
+    Raises UserError if there is none of that name or it cannot be loaded.
+    """
+    if name == "bytes":
+        # Pieces of 64 characters only bound the work of a merge search that can find nothing to merge.
+        single_bytes = {bytes([byte]): byte for byte in range(256)}
+        return tiktoken.Encoding("bytes", pat_str=r"[\s\S]{1,64}", special_tokens={},
+                                 mergeable_ranks=single_bytes)
+    if name != "gpt2" and not Path(name).exists():
+        raise UserError(f"no tokenizer {name!r}, give bytes, gpt2 or the path of a .tiktoken file "
+                        "(--tokenizer bytes)")
+
+    # Both need more of tiktoken, which `bytes` need not wait for; what it raises is of many kinds.
+    from tiktoken.load import load_tiktoken_bpe
+    from tiktoken_ext.openai_public import r50k_pat_str
+    try:
+        if name == "gpt2":
+            return tiktoken.get_encoding("gpt2")
+        ranks = load_tiktoken_bpe(name)
+        return tiktoken.Encoding(Path(name).stem, pat_str=r50k_pat_str, mergeable_ranks=ranks,
+                                 special_tokens={END_OF_TEXT: max(ranks.values()) + 1})
+    except Exception as error:
+        raise UserError(f"cannot load tokenizer {name} ({type(error).__name__}; "
+                        "tiktoken downloads gpt2 once), "
+                        "use --tokenizer bytes or the path of a .tiktoken file") from error
+
+
+def tokenizer_of(lineage: list[dict]) -> tiktoken.Encoding:
+    """Load the tokenizer of a checkpoint's first stage; raises UserError if it is no longer the same."""
+    name = lineage[0]["args"]["tokenizer"]
+    tokenizer = load_tokenizer(name)
+    if fingerprint(tokenizer) != lineage[0]["tokenizer"]:
+        raise UserError(f"tokenizer {name} is not the one of the checkpoint, restore it")
+    return tokenizer
+
+
+def end_of_text(tokenizer: tiktoken.Encoding) -> int:
+    """Find the token that ends every document. For `bytes` it is 255, a byte that UTF-8 never uses."""
+    return 255 if tokenizer.name == "bytes" else tokenizer._special_tokens[END_OF_TEXT]
+
+
+def fingerprint(tokenizer: tiktoken.Encoding) -> str:
+    """Make digits that differ where two tokenizers do."""
+    return digest(tokenizer._pat_str, sorted(tokenizer._mergeable_ranks.items()))
+
+
+def digest(*values: object) -> str:
+    """Make twelve digits that differ where the values, as text, do."""
+    return hashlib.blake2b(repr(values).encode(), digest_size=6).hexdigest()

@@ -1,0 +1,219 @@
+"""The papers' figures, each by one command: runs what is missing, reuses what is there, then draws.
+
+    python -m experiments fig3a --seeds 3                    the toy model on the embedded corpora
+    python -m experiments fig2 --corpora prose.jsonl tunes.txt chemistry.jsonl tasks.jsonl
+    python -m experiments all --preset 135m --nproc-per-node 8
+    python -m experiments fig3a --preset 135m --list pretrain       the commands, for a cluster
+    python -m experiments fig3a --only draw                  what is finished, without training
+    python -m experiments frontier --runs out/toy/music-lam[01]-seed1    any runs, by what their lineage says
+
+Killed, or run again, or on several machines that share the folder, it goes on with what is not finished; after
+SIGKILL the runs of the moment go on by themselves. The paper's 1B figures 8 to 12 are these with --preset 1b.
+"""
+
+import shlex
+import sys
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+import pretrain
+from data.sources import find_source
+from data.tokens import load_tokenizer, open_corpus
+from experiments import early_exposure
+from experiments.cost import cost, tokens
+from experiments.drawing import VERDICTS, Figure, draw
+from experiments.points import stem
+from experiments.sweep import STAGES, Planned, Sweep, command, cores, plan, require_same, with_further_seeds
+from run.files import UserError, make_folder
+from run.flags import Parser, launch, positive
+from run.report import table
+
+PAPERS = [early_exposure]
+
+
+def main() -> None:
+    args = parse()
+    papers = {name: paper for paper in PAPERS for name in paper.FIGURES}
+
+    # Runs that are there need no plan.
+    if args.runs:
+        draw_runs(papers[args.name], args)
+        return
+    planned = sorted(name for name, paper in papers.items() if paper.FIGURES[name].plan)
+    names = planned if args.name == "all" else [args.name]
+    if not set(names) <= set(planned):
+        raise UserError(f"{args.name} is of runs that are there, name them with --runs")
+
+    # Figures share runs: each is made once, and what is finished must be what this plan means.
+    root = args.out or default_root(args)
+    plans = {name: runs_of(papers[name], name, args, args.seeds, root) for name in names}
+    by_folder = {}
+    for of_figure in plans.values():
+        by_folder |= {run.out: run for run in of_figure}
+    runs = list(by_folder.values())
+    for run in runs:
+        if run.is_finished():
+            require_same(run)
+    if args.list:
+        print_commands(runs, args.list, args.nproc_per_node)
+        return
+
+    # Failures are told last, where they are seen, and after drawing what can be drawn without them.
+    failed = {}
+    if args.only != "draw":
+        failed = make(args, runs, corpora_of(papers[names[0]], args), root)
+    if args.cost:
+        return
+    drawn = [draw_planned(papers[name], name, args, plans[name], root) for name in names]
+    for run, lines in failed.items():
+        print(f"\nFAILED {shlex.join(command(run, args.nproc_per_node))}\n{lines}", file=sys.stderr)
+    if failed:
+        missing = sum(not run.is_finished() for run in runs)
+        raise UserError(f"{len(failed)} runs failed, {missing} are missing, mend the cause and run this again")
+    if not all(drawn):
+        sys.exit(2)
+
+
+def parse(argv: list[str] | None = None) -> Namespace:
+    """Read the command line; what does not go together ends the process."""
+    parser = Parser(__doc__)
+    names = sorted(name for paper in PAPERS for name in paper.FIGURES)
+    parser.add_argument("name", choices=("all", *names), help="figure")
+    parser.add_argument("--preset", choices=pretrain.DEFAULTS["preset"], default="toy",
+                        help="grid and model [toy]")
+    parser.add_argument("--corpora", nargs=4, metavar=("PRE", "POST", "FT", "OTHER"),
+                        help="your own in place of web music chem chat, or c4 musicpile chempile flan")
+    parser.flag("seeds", positive, "everything N times, with seeds 1 to N [1]", metavar="N", default=1)
+    parser.flag("jobs", positive, "runs at once [one a GPU, or one a CPU core]", metavar="N")
+    parser.flag("nproc-per-node", positive, "processes a run, by torchrun, a GPU each [1]", metavar="N",
+                default=1)
+    parser.flag("out", Path, "folder of all runs and figures [out/PRESET, and -PRE with --corpora]",
+                metavar="DIR")
+    parser.flag("picture", Path, "where to draw with --runs, .csv and .md beside it [NAME.png]",
+                metavar="FIG.png")
+
+    # Without one of these it trains, then draws.
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--only", choices=("draw",), help="draw what is finished, without training")
+    only.add_argument("--runs", nargs="+", type=Path, metavar="RUN",
+                      help="draw these finished runs, or all in these folders, without training")
+    only.add_argument("--list", nargs="?", const="all", choices=("all", *STAGES), metavar="STAGE",
+                      help="only print the commands: of a stage, which can all run at once, or stage by stage")
+    only.add_argument("--cost", action="store_true", help="only print the cost")
+
+    # argparse cannot say what these need beside them.
+    args = parser.parse_args(argv)
+    if args.runs and args.name == "all":
+        parser.error("--runs goes with one figure")
+    if args.picture and not args.runs:
+        parser.error("--picture goes with --runs")
+    return args
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What is to be run
+
+def default_root(args: Namespace) -> Path:
+    """Choose out/PRESET, or out/PRESET-PRE for one's own corpora."""
+    name = args.preset
+    if args.corpora:
+        name += f"-{stem(args.corpora[0])}"
+    return Path("out", name)
+
+
+def corpora_of(paper: ModuleType, args: Namespace) -> dict[str, str]:
+    """Say which corpus has each role in a paper's plans; raises UserError if two are the same."""
+    corpora = paper.CORPORA[args.preset]
+    if args.corpora:
+        corpora = dict(zip(corpora, args.corpora))
+    if len(set(corpora.values())) < len(corpora):
+        raise UserError("two of the --corpora are the same, give four different ones")
+    return corpora
+
+
+def runs_of(paper: ModuleType, name: str, args: Namespace, seeds: int, root: Path) -> list[Planned]:
+    """Plan the runs of a figure; raises UserError if a corpus is not there."""
+    corpora = corpora_of(paper, args)
+    for corpus in corpora.values():
+        find_source(corpus)                              # what is not there is said now, not when its turn comes
+    return plan(paper.FIGURES[name].plan, args.preset, paper.SETTINGS[args.preset], corpora, seeds, root)
+
+
+def print_commands(runs: list[Planned], which: str, processes: int) -> None:
+    """Print the commands of a stage, or of all, stage by stage."""
+    for stage in STAGES if which == "all" else [which]:
+        of_stage = [run for run in runs if run.stage == stage]
+        if which == "all" and of_stage:
+            print(f"# {stage}")
+        for run in of_stage:
+            print(shlex.join(command(run, processes)))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Running and drawing
+
+def make(args: Namespace, runs: list[Planned], corpora: dict[str, str], root: Path) -> dict[Planned, str]:
+    """Say what it will cost, then run what is missing; returns the runs that failed, and their last lines."""
+    processes = args.nproc_per_node
+    devices = torch.cuda.device_count() or cores()
+    widest = max(Counter(run.stage for run in runs).values())          # runs of a stage wait for those before
+    jobs = min(widest, args.jobs or max(1, devices // processes))
+    print(cost(args.name, args.preset, runs, jobs, processes), flush=True)
+    if args.cost:
+        return {}
+
+    # A corpus that cannot be read is found before hours of training, not after.
+    make_folder(root)
+    missing = [run for run in runs if not run.is_finished()]
+    if missing:
+        prepare_corpora(corpora, args.preset)
+    budgets = {run: tokens(run) for run in missing}
+    return Sweep(missing, jobs, processes, root, flags={}, tokens=budgets).execute()
+
+
+def prepare_corpora(corpora: dict[str, str], preset: str) -> None:
+    """Tokenize those that need no download: once, and what is wrong with one is said before anything trains."""
+    sources = [find_source(corpus) for corpus in corpora.values()]
+    local = [source for source in sources if source.is_local]
+    if local:
+        tokenizer = load_tokenizer(pretrain.parse(["--preset", preset]).tokenizer)
+        for source in local:
+            open_corpus("", source, tokenizer).held_out_sequences(1)
+
+
+def draw_planned(paper: ModuleType, name: str, args: Namespace, runs: list[Planned], root: Path) -> bool:
+    """Draw a figure of those of its runs that are finished; returns whether it could be drawn."""
+    figure = paper.FIGURES[name]
+    runs = with_further_seeds(runs, lambda seeds: runs_of(paper, name, args, seeds, root), root)
+    wanted = [run for run in runs if run.stage == figure.stage]
+    there = [run.out for run in wanted if run.is_finished()]
+    print(f"\n{name}: {len(there)} of {len(wanted)} runs", flush=True)
+    if not there:
+        return False
+
+    # What is wrong with one figure does not keep the others from being drawn.
+    try:
+        draw_and_tell(name, figure, there, root / "figures" / f"{name}.png")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def draw_runs(paper: ModuleType, args: Namespace) -> None:
+    """Draw a figure of whatever finished runs were named."""
+    draw_and_tell(args.name, paper.FIGURES[args.name], args.runs, args.picture or Path(f"{args.name}.png"))
+
+
+def draw_and_tell(name: str, figure: Figure, runs: list[Path], picture: Path) -> None:
+    """Draw a figure and print its verdicts."""
+    print(table(VERDICTS, draw(name, figure, runs, picture)))
+    print(f"saved {picture}, {picture.with_suffix('.csv')} and {picture.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    launch(main)

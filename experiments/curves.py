@@ -1,0 +1,173 @@
+"""Figures of losses against a dial: what they say over seeds, and their panels."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from experiments.points import Point, columns, distinct, having
+from experiments.statistics import Estimate, estimate_numbers, verdict
+from run.files import UserError
+
+Judged = list[tuple[str, str, Estimate]]         # (claim, statistic in words, estimate), seen if above 0
+
+
+class Curves(NamedTuple):
+    """A figure of losses against a dial, a curve a value of `series`, a row of panels a pipeline."""
+    dial: str                                                # a key of the points, λ for instance
+    symbol: str                                              # as an axis calls it
+    series: str                                              # a key of the points
+    name_series: Callable[[object], str]                     # its value → as a legend calls it
+    panels: Sequence[str]                                    # the losses drawn, a panel each
+    losses: Sequence[str]                                    # those in the table
+    falls: str                                               # the loss whose fall along the dial the table tells
+    belongs: Callable[[Point], bool]                         # whether a point is of this figure
+    judge: Callable[[ndarray, dict[str, ndarray]], Judged]   # dial (k,), losses (seeds, k) → the claims
+    published: Callable[[object, str], ndarray | None]       # (series, loss) → the paper's curve, (n, 2)
+    colour: str
+
+    def select(self, points: list[Point]) -> list[Point]:
+        """Keep those of the points that the figure is of."""
+        return [point for point in points if self.belongs(point)]
+
+    def required(self) -> str:
+        """Say what else than `belongs` asks for the figure wants of its points: nothing."""
+        return ""
+
+    def shape(self, points: list[Point]) -> tuple[int, int]:
+        """Count the rows and columns of panels."""
+        return len(distinct(points, "pipeline")), len(self.panels)
+
+    def verdicts(self, points: list[Point]) -> list[list[str]]:
+        """Judge every claim of every curve: rows of `drawing.VERDICTS`. Raises UserError as `curves`."""
+        rows = []
+        for pipeline, series in groups(points, self.series):
+            dial, by_loss = self._curves(points, pipeline, series)
+            where = f"{pipeline}, {self.name_series(series)}"
+            for claim, statistic, one in self.judge(dial, by_loss):
+                rows.append([claim, where, f"{statistic}: {one:.3f}", one.shown_p(), verdict(one)])
+        return rows
+
+    def table(self, points: list[Point]) -> list[list[str]]:
+        """Tabulate the means over seeds at every value of the dial, under a header."""
+        fall = f"{self.falls} below that at the first {self.symbol}"
+        rows = [[self.name_series(None), self.symbol, *self.losses, fall, "p"]]
+        for pipeline, series in groups(points, self.series):
+            dial, by_loss = self._curves(points, pipeline, series)
+            where = f"{pipeline}, {self.name_series(series)}"
+            falling = by_loss[self.falls]
+            for k, value in enumerate(dial):
+                means = [mean_over_seeds(by_loss[loss][:, k]) for loss in self.losses]
+                fall = estimate_numbers(falling[:, 0] - falling[:, k])
+                told = [f"{fall:.3f}", fall.shown_p()] if k else ["–", "–"]
+                rows.append([where, f"{value:.3g}", *means, *told])
+        return rows
+
+    def _curves(self, points: list[Point], pipeline: str, series: object) -> tuple[ndarray, dict[str, ndarray]]:
+        some = having(points, pipeline=pipeline, **{self.series: series})
+        return curves(some, self.dial, self.losses)
+
+    def draw(self, points: list[Point], axes: ndarray) -> None:
+        """Draw a row of panels for every pipeline."""
+        # The more a series has of what tells it apart, the paler: told apart by markers in print as well.
+        for pipeline, row in zip(distinct(points, "pipeline"), axes):
+            series = sorted(distinct(having(points, pipeline=pipeline), self.series))
+            shades = np.linspace(1, 0.45, len(series))
+            for value, shade, marker in zip(series, shades, itertools.cycle("os^D")):
+                dial, by_loss = self._curves(points, pipeline, value)
+                label = self.name_series(value)
+                for axis, loss in zip(row, self.panels):
+                    draw_curve(axis, dial, by_loss[loss], label, self.colour, shade, marker)
+                    if points[0]["preset"] == "135m":
+                        self._draw_published(axis, value, loss, shade)
+
+            # The panels of a pipeline are compared by eye.
+            for axis, loss in zip(row, self.panels):
+                axis.set(xlabel=self.symbol, ylabel=f"{loss} (nats per token)", title=pipeline, xticks=dial)
+                axis.xaxis.set_major_formatter("{x:.3g}")
+            level_spans(row)
+
+    def _draw_published(self, axis, series: object, loss: str, shade: float) -> None:
+        line = self.published(series, loss)
+        if line is not None:
+            label = f"paper, {self.name_series(series).split()[-1]}"
+            axis.plot(*line.T, "--", color=self.colour, alpha=shade, linewidth=0.8, label=label)
+
+
+def groups(points: list[Point], series: str) -> list[tuple[str, object]]:
+    """List (pipeline, value of the series), a curve each."""
+    pairs = []
+    for pipeline in distinct(points, "pipeline"):
+        pairs += [(pipeline, value) for value in sorted(distinct(having(points, pipeline=pipeline), series))]
+    return pairs
+
+
+def curves(points: list[Point], dial: str, losses: Sequence[str]) -> tuple[ndarray, dict[str, ndarray]]:
+    """Line up the values of the dial (k,), and each loss over the seeds that have them all (seeds, k).
+
+    Raises UserError if a seed has two points at one value, or no seed has a point at each of two or more.
+    """
+    # Means over seeds compare along the dial only if the same seeds are in each.
+    values = sorted(distinct(points, dial))
+    complete = []
+    for seed in distinct(points, "seed"):
+        row = [having(points, seed=seed, **{dial: value}) for value in values]
+        if any(len(same) > 1 for same in row):
+            raise UserError(f"these runs differ in {what_else_differs(points, dial)}, "
+                            "name those of one value")
+        if all(row):
+            complete.append([same[0] for same in row])
+    if len(values) < 2 or not complete:
+        raise UserError(f"no seed has runs at all of two or more values of {dial}, finish its sweep first")
+
+    # Each loss is an array of its own: claims are about one or two of them.
+    by_loss = {}
+    for name in losses:
+        by_loss[name] = np.array([columns(row, [name])[:, 0] for row in complete])
+    return np.array(values, dtype=float), by_loss
+
+
+def what_else_differs(points: list[Point], dial: str) -> str:
+    """Name the settings in which points differ beside the dial and the seed, with their values."""
+    settings = {}
+    for key in points[0]:
+        if key not in ("run", "seed", dial) and not key.startswith("L_") and len(distinct(points, key)) > 1:
+            settings[key] = ", ".join(map(str, distinct(points, key)))
+    told = [f"{key} ({values})" for key, values in settings.items()]
+    return " and ".join(told) or f"more than {dial} and the seed"
+
+
+def draw_curve(axis, dial: ndarray, by_seed: ndarray, label: str, colour: str, shade: float,
+               marker: str) -> None:
+    """Draw the mean over seeds (seeds, k), a star at its minimum, its interval as a band, every seed as a dot."""
+    several = len(by_seed) > 1
+    if several:
+        label += f", {len(by_seed)} seeds"
+    mean = by_seed.mean(axis=0)
+    best = mean.argmin()
+    axis.plot(dial, mean, "-" + marker, color=colour, alpha=shade, markersize=4, label=label)
+    axis.plot(dial[best], mean[best], "*", color=colour, alpha=shade, markersize=14)
+
+    # The mean of one seed is the seed.
+    if several:
+        band = [estimate_numbers(column) for column in by_seed.T]
+        low = [one.low for one in band]
+        high = [one.high for one in band]
+        axis.fill_between(dial, low, high, color=colour, alpha=0.15 * shade, linewidth=0)
+        axis.plot(dial, by_seed.T, ".", color=colour, alpha=0.4 * shade, markersize=4)
+
+
+def level_spans(row: Sequence) -> None:
+    """Give the panels of a row one span of losses, so that flat looks flat beside what falls."""
+    span = max(np.ptp(axis.get_ylim()) for axis in row)
+    for axis in row:
+        middle = np.mean(axis.get_ylim())
+        axis.set_ylim(middle - span / 2, middle + span / 2)
+
+
+def mean_over_seeds(values: ndarray) -> str:
+    """Write mean and sample standard deviation over seeds."""
+    spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{spread}"

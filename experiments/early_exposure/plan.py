@@ -1,0 +1,72 @@
+"""The runs of the paper's figures.
+
+A line is a chain of stages; {a,b} makes a chain with a and one with b. $pre, $post, $ft and $other are the corpora, the
+other $names the settings of a preset.
+"""
+
+CORPORA = {     # D_pre, D_post, D_ft, and a second D_ft, which Figure 2 also takes for D_post
+    "toy": {"pre": "web", "post": "music", "ft": "chem", "other": "chat"},
+    "135m": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
+    "1b": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
+}
+UNMIXED_AND_MIXED = ("pretrain --pre $pre --post $post $size --lam {0,1} | posttrain $sweep "
+                     "| finetune --ft {$ft,$other} $rates")
+PLANS = {
+    "fig2": [
+        UNMIXED_AND_MIXED,
+        "pretrain --pre $pre --post $other $size --lam {0,1} | posttrain $sweep | finetune --ft $after_other $rates"],
+    "fig3a": [
+        "pretrain --pre $pre --post $post $sizes --lam {0,0.25,0.5,0.75,1} | posttrain $fixed "
+        "| finetune --ft $ft $rate"],
+    "fig3b": [
+        "pretrain --pre $pre --post $post $sizes --lam {0,0.25,0.5,0.75,1} | posttrain --compute-matched $once "
+        "| finetune --ft $ft $rate"],
+    "fig4": [
+        UNMIXED_AND_MIXED,
+        "pretrain --pre $pre --post $post $size --lam 1 | posttrain $dropout | finetune --ft {$ft,$other} $rates",
+        "pretrain --pre $pre --post $post $size --lam 1 | posttrain $replay | finetune --ft {$ft,$other} $rates"],
+    "fig6": [
+        UNMIXED_AND_MIXED,
+        "pretrain --pre $pre --post $post $size --lam 0 | posttrain $dropout | finetune --ft {$ft,$other} $rates",
+        "pretrain --pre $pre --post $post $size --lam 0 | posttrain $replay | finetune --ft {$ft,$other} $rates"],
+    "fig7": [
+        UNMIXED_AND_MIXED,
+        "pretrain --pre $pre --post $post $size --lam {0,1} | posttrain --lora $lora "
+        "| finetune --ft {$ft,$other} $rates"],
+}
+PLANS["fig5"] = PLANS["fig4"]                                      # the other view of the same runs
+SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silent; toy is ours
+    "toy": {
+        "size": "", "sizes": "",
+        "fixed": "--lr 5e-4",
+        "once": "--batch 8 --lr 2e-3",
+        "sweep": "--lr {5e-4,1e-3}",
+        "dropout": "--dropout 0.05 --lr {5e-4,1e-3}",
+        "replay": "--replay 0.05 --lr {5e-4,1e-3}",
+        "lora": "--lr {1e-3,3e-3}",
+        "rate": "--lr 3e-4",
+        "rates": "--lr {1e-4,3e-4,1e-3}",
+        "after_other": "{$ft,$post}"},
+    "135m": {
+        "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}",
+        "fixed": "--batch 480 --lr 5e-4",
+        "once": "--batch 480 --lr 5e-4",
+        "sweep": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "dropout": "--dropout {0.02,0.05} --batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "replay": "--replay 0.01 --batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "lora": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
+        "rate": "--lr 5e-5",
+        "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "after_other": "{$ft,$post}"},
+    "1b": {
+        "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}",
+        "fixed": "--lr 5e-5",
+        "once": "--lr 5e-5",
+        "sweep": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "dropout": "--dropout {0.02,0.05} --lr {1e-5,2e-5,5e-5}",
+        "replay": "--replay 0.01 --lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "lora": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "rate": "--lr 5e-5",
+        "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
+        "after_other": "$ft"},
+}

@@ -1,0 +1,304 @@
+"""A plan → the runs of its chains, and what runs them: each once, whatever happens.
+
+Killed, or started again, or on several machines that share the folder, a sweep goes on with what is not finished.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import torch
+
+import finetune
+import posttrain
+import pretrain
+from experiments.points import stem
+from run.checkpoint import read_run
+from run.files import UserError, lock, make_folder
+from run.flags import count, noting_signals
+
+STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune}
+RETRY = 60                               # seconds until a run that another process had is tried again
+HOUSE = Path(__file__).parent.parent
+
+Settings = tuple[tuple[str, str | None], ...]                # (flag, value); a switch has no value
+
+
+class Planned(NamedTuple):
+    """A run of a stage, made or not: its settings, its folder, and the run that it starts from."""
+    stage: str
+    settings: Settings
+    seed: int
+    out: Path
+    parent: "Planned | None"
+
+    def is_finished(self) -> bool:
+        """Whether its folder says so."""
+        return (self.out / "run.json").exists()
+
+    def ancestors(self) -> "list[Planned]":
+        """The runs before it in its chain, the nearest first."""
+        return [self.parent, *self.parent.ancestors()] if self.parent else []
+
+    def log(self) -> Path:
+        """Where what it prints goes, beside its folder."""
+        return self.out.with_name(f"{self.stage}.log")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A plan → its runs
+
+def plan(lines: Sequence[str], preset: str, settings: dict[str, str], corpora: dict[str, str], seeds: int, root: Path
+         ) -> list[Planned]:
+    """Work out the runs of a figure, parents before children, one seed after another, each once.
+
+    Each line is a chain of any length, its stages divided by |, each a name and its flags. Raises UserError if two runs
+    would share a folder: corpora whose files have the same name.
+    """
+    runs = {}
+    for seed, line in itertools.product(range(1, seeds + 1), lines):
+        parents = [None]
+        for part in Template(line).safe_substitute(settings).split("|"):
+            stage, *words = part.split()
+            children = []
+            for parent, choice in itertools.product(parents, expand(words)):
+                run = planned(stage, choice, corpora, preset, seed, parent, root)
+                if runs.setdefault(run.out, run) != run:
+                    raise UserError(f"two corpora would share {run.out}, rename one of their files")
+                children.append(run)
+            parents = children
+    return list(runs.values())
+
+
+def planned(stage: str, choice: Settings, corpora: dict[str, str], preset: str, seed: int, parent: Planned | None,
+            root: Path) -> Planned:
+    """One run of a chain, in a folder that is called by what sets it apart from its parent's other children."""
+    named = {f"${role}": corpus for role, corpus in corpora.items()}
+    settings = tuple((flag, named.get(value, value)) for flag, value in choice)
+    name = folder_name(settings)
+    if parent:
+        return Planned(stage, settings, seed, parent.out.parent / name / stage, parent)
+    return Planned(stage, (("--preset", preset), *settings), seed, root / f"{name}-seed{seed}" / stage, None)
+
+
+def expand(words: Sequence[str]) -> Iterator[Settings]:
+    """The settings that words say, once for every choice among {a,b}; the last choice varies fastest."""
+    for choice in itertools.product(*(word.strip("{}").split(",") for word in words)):
+        settings = []
+        for word, following in itertools.pairwise((*choice, "--")):
+            if word.startswith("--"):
+                settings.append((word, None if following.startswith("--") else following))
+        yield tuple(settings)
+
+
+def folder_name(settings: Settings) -> str:
+    """(--post, my/tunes.txt), (--lam, 0.5) → tunes-lam0.5. D_pre is the root folder's."""
+    parts = []
+    for flag, value in settings:
+        if flag in ("--post", "--ft"):
+            parts.append(stem(value))
+        elif flag != "--pre":
+            parts.append(flag.removeprefix("--") + (value or ""))
+    return "-".join(parts)
+
+
+def with_further_seeds(runs: list[Planned], of_seeds, root: Path) -> list[Planned]:
+    """A plan's runs, and those of every further seed that is finished: a figure never loses seeds.
+
+    `of_seeds(n)` is the plan of the seeds 1 to n.
+    """
+    there = [folder.name.rpartition("-seed")[2] for folder in root.glob("*-seed*")]
+    last = max((int(seed) for seed in there if seed.isdecimal()), default=0)
+    more = of_seeds(last)
+    unfinished = {run.seed for run in more if not run.is_finished()}
+    return runs + [run for run in more if run not in runs and run.seed not in unfinished]
+
+
+def require_same(run: Planned) -> None:
+    """Raise UserError if what is finished in a run's folder had other settings: other corpora of the same name, say."""
+    args = read_run(run.out)["args"]
+    for flag, word in (*run.settings, ("--seed", str(run.seed))):
+        value = args[flag.removeprefix("--").replace("-", "_")]
+        if word is None:
+            same = value is True
+        elif isinstance(value, str):
+            same = value == word
+        else:
+            same = value == number(word)
+        if not same:
+            raise UserError(f"{run.out} is finished with {flag} {value}, not {word}; choose another --out")
+
+
+def number(text: str) -> float:
+    """Read 0.05, 5e-4, 150k."""
+    return count(text) if text[-1].isalpha() else float(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+
+def command(run: Planned, processes: int, python: str = "python", flags: Sequence[str] = ()) -> list[str]:
+    """The command of a run as typed by a person; finished it does nothing, unfinished it continues."""
+    words = [python]
+    if processes > 1:
+        words += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    words.append(os.path.relpath(HOUSE / f"{run.stage}.py"))
+    for flag, value in (*run.settings, ("--seed", str(run.seed))):
+        words += [flag] if value is None else [flag, value]
+    if run.parent:
+        words += ["--init", str(run.parent.out)]
+    return [*words, "--out", str(run.out), *flags, "--resume"]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(at_once: int) -> int:
+    """A process's share of the cores, of so many at once."""
+    return max(1, cores() // at_once)
+
+
+def environment(slot: int, jobs: int, processes: int, root: Path) -> dict[str, str]:
+    """The variables of a run: its share of the cores and, where there are several, of the GPUs.
+
+    What torch.compile makes is kept for all runs of the sweep: the same model is compiled once.
+    """
+    share = {"OMP_NUM_THREADS": str(threads(jobs * processes)),
+             "TORCHINDUCTOR_CACHE_DIR": str((root / ".compiled").resolve())} | os.environ
+    gpus = torch.cuda.device_count()
+    if jobs > 1 and gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        mine = [visible[(slot * processes + process) % gpus] for process in range(processes)]
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    return share
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running
+
+@dataclass
+class Sweep:
+    """Runs being made, so many at a time, each after its parent."""
+    missing: list[Planned]                                   # that were not finished when it began
+    jobs: int                                                # runs at once
+    processes: int                                           # of a run
+    root: Path
+    flags: dict[Planned, list[str]]                          # further flags of a run, that do not change its result
+    tokens: dict[Planned, float]                             # that a run trains on, to tell how long is left
+    waiting: list[Planned] = field(default_factory=list)
+    running: dict[int, tuple[Planned, subprocess.Popen]] = field(default_factory=dict)       # by slot
+    failed: dict[Planned, str] = field(default_factory=dict)                                  # and their last lines
+    not_before: dict[Planned, float] = field(default_factory=dict)     # clock time at which to try again
+    tokens_done: float = 0.0
+
+    def execute(self) -> dict[Planned, str]:
+        """Make the runs that are missing; returns the failed ones and their last lines.
+
+        A run that another process is at is left to it. However this ends, so do the runs it started, saving first.
+        """
+        if self.missing:
+            print(f"{self.jobs} at once; what they print is in a .log beside the folder of each, "
+                  f"{self.missing[0].log()}", flush=True)
+        self.waiting, self.started = list(self.missing), time.monotonic()
+        # Signals are heeded between the starts of runs, so that none is left behind.
+        with noting_signals() as received:
+            try:
+                while self.waiting or self.running:
+                    if received:
+                        print("stopping; what runs saves first, and the same command continues it", flush=True)
+                        sys.exit(128 + received[0])
+                    self._collect()
+                    self._start()
+                    time.sleep(0.2)
+            finally:
+                for _, process in self.running.values():
+                    process.terminate()
+                for _, process in self.running.values():
+                    process.wait()
+        return self.failed
+
+    def _collect(self) -> None:
+        """Take note of the runs that have ended."""
+        for slot, (run, process) in list(self.running.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            del self.running[slot]
+            if status and is_taken(run):
+                self.not_before[run] = time.monotonic() + RETRY
+                self.waiting.append(run)
+                continue
+            if status:
+                self.failed[run] = last_lines(run.log())
+                self.waiting = [other for other in self.waiting if not self.failed.keys() & {*other.ancestors()}]
+            else:
+                self.tokens_done += self.tokens[run]
+            self._tell(run)
+
+    def _start(self) -> None:
+        """Start runs whose parents are finished in the slots that are free."""
+        self.waiting = [run for run in self.waiting if not run.is_finished()]
+        now = time.monotonic()
+        ready = [run for run in self.waiting
+                 if now >= self.not_before.get(run, 0) and (not run.parent or run.parent.is_finished())]
+        free = [slot for slot in range(self.jobs) if slot not in self.running]
+        for slot, run in zip(free, ready):
+            if is_taken(run):
+                if run not in self.not_before and not run.is_finished():
+                    print(f"{run.out}: another process is at it", flush=True)
+                self.not_before[run] = now + RETRY
+                continue
+            self.waiting.remove(run)
+            make_folder(run.out.parent)
+            words = command(run, self.processes, sys.executable, self.flags.get(run, ()))
+            with open(run.log(), "a") as log:
+                process = subprocess.Popen(words, stdout=log, stderr=log,
+                                           env=environment(slot, self.jobs, self.processes, self.root))
+            self.running[slot] = run, process
+
+    def _tell(self, run: Planned) -> None:
+        """Say how a run ended and how long the rest may take."""
+        finished = sum(one.is_finished() for one in self.missing)
+        outcome = "FAILED"
+        if run not in self.failed:
+            outcome = "  ".join(f"{name} {loss['mean']:.3f}" for name, loss in read_run(run.out)["losses"].items())
+        left = [one for one in self.waiting if not one.is_finished()] + [one for one, _ in self.running.values()]
+        time_left = ""
+        if left and self.tokens_done:
+            seconds = (time.monotonic() - self.started) * sum(self.tokens[one] for one in left) / self.tokens_done
+            time_left = f"; {duration(seconds)} left"
+        print(f"{finished}/{len(self.missing)} {run.out}: {outcome}{time_left}", flush=True)
+
+
+def is_taken(run: Planned) -> bool:
+    """Whether another process, here or on a machine that shares the folder, has finished a run or is at it."""
+    if run.out.exists():
+        try:
+            lock(run.out).release()
+        except UserError:
+            return True
+    return run.is_finished()
+
+
+def last_lines(log: Path) -> str:
+    """The end of what a run printed."""
+    return "\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-5:])
+
+
+def duration(seconds: float) -> str:
+    """Minutes, or hours where those are many."""
+    hours = seconds / 3600
+    if hours >= 10:
+        return f"{hours:,.0f} h"
+    if hours >= 2:
+        return f"{hours:.1f} h"
+    return f"{max(1, round(60 * hours))} min"

@@ -1,0 +1,114 @@
+"""What one stage hands to the next, and what an interrupted run continues from; checked when it is read."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from run.files import UserError, atomic
+
+
+class Checkpoint(NamedTuple):
+    """A finished stage's ckpt.pt: weights, the configuration that gives their shapes, how they came about."""
+    model: dict[str, Tensor]
+    config: dict[str, object]
+    lineage: list[dict]      # of every finished stage: its name, arguments, tokens, losses, corpora
+
+
+class Progress(NamedTuple):
+    """What last.pt adds to the weights of an unfinished stage: all it takes to continue bit for bit."""
+    stage: str
+    args: dict[str, object]
+    optimizer: dict
+    step: int
+    best: dict | None        # the lowest held-out loss so far: its weights, and the evaluations since
+    seconds: dict[str, float]
+
+
+def checkpoint_path(run: Path) -> Path:
+    """The checkpoint of a run's folder; a checkpoint may be named itself."""
+    return run if run.suffix == ".pt" else run / "ckpt.pt"
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
+    """Write a checkpoint, and the progress of an unfinished stage with it, atomically."""
+    parts = checkpoint._asdict() | (progress._asdict() if progress else {})
+    with atomic(path) as file:
+        try:
+            torch.save(parts, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):     # torch reports a failed write of its archive so
+                raise error.__context__
+            raise
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a finished stage's checkpoint, onto the CPU.
+
+    Raises UserError if there is none or it is not that.
+    """
+    parts = _read(path, mmap=True)
+    if "optimizer" in parts:
+        raise UserError(f"{path} is of a stage that has not finished, name the ckpt.pt of one that has")
+    return Checkpoint(**{name: parts[name] for name in Checkpoint._fields})
+
+
+def read_progress(path: Path) -> tuple[Checkpoint, Progress]:
+    """Read an unfinished stage's last.pt, onto the CPU; raises UserError if it is not that."""
+    parts = _read(path, mmap=False)             # the file will be replaced while its parts are in use
+    missing = [name for name in Progress._fields if name not in parts]
+    if missing:
+        raise UserError(f"{path} is not an unfinished stage's, remove it or run again with --overwrite")
+    checkpoint = Checkpoint(**{name: parts[name] for name in Checkpoint._fields})
+    return checkpoint, Progress(**{name: parts[name] for name in Progress._fields})
+
+
+def _read(path: Path, mmap: bool) -> dict:
+    if not path.exists():
+        unfinished = path.with_name("log.jsonl").exists()
+        way_out = "run its stage first or name another run"
+        if unfinished:
+            way_out = "its stage has not finished: run it with --resume"
+        raise UserError(f"no checkpoint {path}, {way_out}")
+
+    # Only tensors and plain values are let in: a checkpoint cannot bring code.
+    try:
+        parts = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:
+        raise UserError(f"{path} is truncated or not a checkpoint ({type(error).__name__}), "
+                        "run its stage again with --overwrite") from error
+
+    if not _is_checkpoint(parts):
+        raise UserError(f"{path} is a checkpoint of another program, name one that these scripts wrote")
+    return parts
+
+
+def _is_checkpoint(parts: object) -> bool:
+    """Whether what a file holds has the parts of a checkpoint, each of its kind."""
+    if not isinstance(parts, dict) or not set(Checkpoint._fields) <= parts.keys():
+        return False
+    weights, config, lineage = (parts[name] for name in Checkpoint._fields)
+    return (isinstance(weights, dict) and all(isinstance(weight, Tensor) for weight in weights.values())
+            and isinstance(config, dict) and isinstance(lineage, list)
+            and all(is_entry(entry) for entry in lineage))
+
+
+def is_entry(entry: object) -> bool:
+    """Whether a value is what a lineage keeps of a finished stage."""
+    parts = {"stage": str, "args": dict, "steps": int, "tokens": dict, "losses": dict, "corpora": dict}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in parts.items())
+
+
+def read_run(folder: Path) -> dict:
+    """Read the run.json of a finished run; raises UserError if it is damaged or another program's."""
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        ours = {"stage", "args", "lineage"} <= record.keys()
+    except (ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{folder}/run.json is damaged or another program's, "
+                        "remove it or name another folder")
+    return record

@@ -1,0 +1,207 @@
+"""The command line that all scripts share: kinds of argument, presets as defaults, and how a process ends."""
+
+import argparse
+import math
+import os
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import torch
+
+from run import ranks
+from run.files import UserError
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Kinds of argument
+
+def count(text: str) -> int:
+    """Read a whole number of tokens, steps or sequences: 150000, 150k, 8.7B."""
+    scale = {"k": 10 ** 3, "m": 10 ** 6, "b": 10 ** 9}.get(text[-1:].lower(), 1)
+    digits = text if scale == 1 else text[:-1]
+    try:
+        value = Decimal(digits) * scale
+        whole = value.is_finite() and value >= 0 and value == int(value)
+    except InvalidOperation:
+        whole = False
+    if not whole:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count, write it like 150000, 150k or 8.7B")
+    return int(value)
+
+
+def positive(text: str) -> int:
+    """Read a count of at least 1."""
+    value = count(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def rate(text: str) -> float:
+    """Read a finite number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return value
+
+
+def share(text: str) -> float:
+    """Read a share of a whole, 0 ≤ share < 1."""
+    value = rate(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share, give 0 or more and less than 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """Read a count below 2³¹, so that seed and step together fit a generator's 64 bits."""
+    value = count(text)
+    if value >= 2 ** 31:
+        raise argparse.ArgumentTypeError("must be below 2147483648")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The parser
+
+def help_format(prog: str) -> argparse.HelpFormatter:
+    """Lay out --help: the description as it is written, the flags in a narrow column."""
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=110)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and whose defaults are a table, a column a preset.
+
+    A row of the table is a flag; the row "preset" names the columns. A star marks a value that is ours
+    because the paper is silent.
+    """
+
+    def __init__(self, description: str, defaults: dict[str, tuple[str, ...]] = {}):
+        notes = "Counts may be written 150k, 30M, 8.7B."
+        if defaults:
+            notes += (" In [brackets]: defaults. One marked * is ours, where the paper is silent;"
+                      " all of toy is ours.")
+        super().__init__(description=description, epilog=notes, allow_abbrev=False,
+                         formatter_class=help_format)
+        self.defaults = defaults
+        self.kinds = {}
+
+    def flag(self, name: str, kind: Callable, help: str, **more: object) -> None:
+        """Add --name with a value of a kind; what its defaults are is shown behind its help."""
+        if row := self.defaults.get(name):
+            by_preset = ", ".join(f"{preset} {value}" for preset, value in zip(self.defaults["preset"], row))
+            shown = row[0] if len(set(row)) == 1 else by_preset
+            help += f" [{shown}]"
+        self.kinds[name] = kind
+        self.add_argument(f"--{name}", type=kind, help=help, **{"metavar": name[0].upper()} | more)
+
+    def fill(self, given: Namespace, preset: str) -> Namespace:
+        """The arguments with the preset's default wherever a flag was not given; `given` is left as it is.
+
+        Raises UserError if there is no such preset.
+        """
+        if preset not in self.defaults["preset"]:
+            raise UserError(f"no preset {preset!r}, the checkpoint is of another version of this program")
+        column = self.defaults["preset"].index(preset)
+        filled = vars(given) | {"preset": preset}
+        for name, row in self.defaults.items():
+            key = name.replace("-", "_")
+            if filled[key] is None:
+                filled[key] = self.kinds[name](row[column].rstrip("*"))
+        return Namespace(**filled)
+
+    def error(self, message: str) -> None:
+        """Raise UserError, where argparse would print a page and exit."""
+        raise UserError(f"{message.removeprefix('argument ')}, see python {self.prog} --help")
+
+
+def add_device_flags(parser: Parser) -> None:
+    """Add --device and --dtype."""
+    parser.flag("device", str, "cpu, cuda, cuda:1, mps [a GPU if there is one]")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"),
+                        help="of autocast [bfloat16 on CUDA, else float32]")
+
+
+def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
+    """Add the flags of every stage; `init` is where those after the first find the stage before them."""
+    flag = parser.flag
+    flag("batch", positive, "sequences a step, over all ranks and accumulation")
+    flag("micro-batch", positive, "sequences a forward pass on one rank [those of up to 8192 tokens]")
+    flag("lr", rate, "peak learning rate")
+    flag("min-lr", rate, "learning rate at the end of the cosine; a lower peak stays flat")
+    flag("warmup", count, "steps of linear warm-up")
+    flag("weight-decay", rate, "AdamW's, on matrices only")
+    flag("seed", seed, "of initial weights, order of the data, dropout")
+    flag("eval-every", positive, "steps between held-out losses")
+    flag("save-every", positive, "steps between saves of last.pt, from which --resume continues")
+    if init:
+        flag("init", Path, f"run to start from [{init}]", default=Path(init), metavar="DIR")
+    flag("out", Path, f"folder of the run [{out}]", default=Path(out), metavar="DIR")
+    add_device_flags(parser)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile [on CUDA]")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue an unfinished run, or start it")
+    again.add_argument("--overwrite", action="store_true", help="discard what --out holds of an earlier run")
+    parser.add_argument("--wandb", action="store_true",
+                        help="log to Weights & Biases too (pip install wandb)")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# How a process ends
+
+def launch(main: Callable[[], None]) -> None:
+    """Run a script's main: user errors and interruptions end it with one line and their exit status."""
+    # SIGTERM as an exception, so that every `finally` is obeyed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    status = status_of(main)
+    ranks.end(status)
+    if status:
+        sys.exit(status)
+
+
+def status_of(main: Callable[[], None]) -> int:
+    """Run a script's main; returns the exit status, after a line on standard error where it is not 0."""
+    try:
+        main()
+        ranks.wait()
+        return 0
+    except SystemExit as end:
+        return end.code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:                # whoever read the output has enough of it, as head(1) does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if ranks.rank() > 0:
+            time.sleep(5)                  # rank 0 most likely says the same, and torchrun then ends this one
+        if isinstance(error, torch.OutOfMemoryError):
+            error = UserError("the device is out of memory, lower --micro-batch")
+        if not isinstance(error, UserError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def noting_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C in a list instead of obeying them, until the block ends."""
+    received = []
+    handlers = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handlers[number] = signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

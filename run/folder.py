@@ -1,0 +1,157 @@
+"""A run's folder: whether it is free, unfinished or finished, and what an unfinished run left in it.
+
+    ckpt.pt     a finished stage's weights, configuration and lineage
+    run.json    a finished stage's arguments, lineage, tokens, losses, versions and times
+    log.jsonl   a line every few steps and at every evaluation
+    last.pt     an unfinished stage's state, from which --resume continues
+"""
+
+import json
+import platform
+from argparse import Namespace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+import torch
+from filelock import FileLock
+
+from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoint, read_progress, read_run,
+                            save_checkpoint)
+from run.files import UserError, atomic, lock, write_error, write_json
+
+FILES = ("ckpt.pt", "last.pt", "run.json", "log.jsonl")
+# What does not make a result what it is: where things are, and how the machine goes about them. --init counts
+# by its lineage.
+IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")
+
+
+class Identity(NamedTuple):
+    """What makes a run the same run again: stage, material arguments, and the lineage it starts from."""
+    stage: str
+    args: dict[str, object]
+    lineage: list[dict]
+
+
+def material(args: Namespace) -> dict[str, object]:
+    """The arguments that make the result what it is."""
+    return {name: value for name, value in vars(args).items() if name not in IMMATERIAL}
+
+
+def take_up(args: Namespace, stage: str, after: tuple[str, ...]) -> Checkpoint:
+    """Read the checkpoint of --init, which must be of one of the stages `after`.
+
+    Where this stage has finished already, --init is not needed any more: then only its lineage is sure to be
+    there. Raises UserError if there is no such checkpoint.
+    """
+    path = checkpoint_path(args.init)
+    if not path.exists() and not args.overwrite and (args.out / "run.json").exists():
+        return Checkpoint({}, {}, read_run(args.out)["lineage"][:-1])
+    checkpoint = read_checkpoint(path)
+    done = [entry["stage"] for entry in checkpoint.lineage]
+    if not done or done[-1] not in after:
+        raise UserError(f"{path} is a checkpoint after {' and '.join(done) or 'nothing'}, "
+                        f"{stage}.py takes one after {' or '.join(after)}")
+    return checkpoint
+
+
+def is_finished(out: Path, wanted: Identity, resume: bool, overwrite: bool) -> bool:
+    """Whether a folder holds just this run, finished.
+
+    Raises UserError if it holds anything else, but for an unfinished run that is to be resumed.
+    """
+    held = _held(out)
+    if not held or overwrite:
+        return False
+    if "run.json" in held:
+        run = read_run(out)
+        _require_same(out, "a finished", Identity(run["stage"], run["args"], run["lineage"][:-1]), wanted,
+                      "choose another --out or discard it with --overwrite")
+        return True
+    if not resume:
+        raise UserError(f"{out} holds an unfinished run, continue it with --resume or discard it with "
+                        "--overwrite")
+    return False
+
+
+def read_unfinished(out: Path, wanted: Identity) -> tuple[Checkpoint, Progress] | None:
+    """What last.pt says, None where there is none; raises UserError if it is of another run."""
+    if not (out / "last.pt").exists():
+        return None
+    checkpoint, progress = read_progress(out / "last.pt")
+    _require_same(out, "an unfinished", Identity(progress.stage, progress.args, checkpoint.lineage), wanted,
+                  "give the same arguments or --overwrite")
+    return checkpoint, progress
+
+
+def occupy(out: Path, step: int, overwrite: bool) -> FileLock:
+    """Make a folder this process's, with nothing in it that a run at this step has not left.
+
+    Step 0 is a fresh start. Raises UserError if another process has it or it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = lock(out)
+        if (out / "run.json").exists() and not overwrite:
+            raise UserError(f"{out} has just been finished by another run, there is nothing left to do")
+        for leftover in out.glob(".*.tmp"):
+            leftover.unlink()
+        if step == 0:
+            for name in FILES:
+                (out / name).unlink(missing_ok=True)
+        _cut_log(out / "log.jsonl", step)
+    except OSError as error:
+        raise write_error(out, error) from error
+    return held
+
+
+def save_finished(out: Path, checkpoint: Checkpoint, facts: dict[str, object]) -> None:
+    """Write ckpt.pt and run.json of a stage that has ended, in this order, and drop last.pt.
+
+    run.json says that the run is finished, so it comes last of the two.
+    """
+    save_checkpoint(out / "ckpt.pt", checkpoint)
+    entry = {name: checkpoint.lineage[-1][name] for name in ("stage", "args", "tokens", "losses")}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    write_json(out / "run.json", {**entry, "lineage": checkpoint.lineage, **facts, "versions": versions})
+    (out / "last.pt").unlink(missing_ok=True)
+
+
+def _held(out: Path) -> set[str]:
+    """Which of a run's files a folder holds; raises UserError if it holds others."""
+    if not out.exists():
+        return set()
+    if not out.is_dir():
+        raise UserError(f"{out} holds something else (a file), choose another --out")
+    held = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    others = held - set(FILES)
+    if others:
+        raise UserError(f"{out} holds something else ({', '.join(sorted(others))}), choose another --out")
+    return held
+
+
+def _require_same(out: Path, state: str, held: Identity, wanted: Identity, way_out: str) -> None:
+    """Raise UserError, saying how they differ, unless a folder holds the run that is wanted."""
+    differing = []
+    for name, value in wanted.args.items():
+        if held.args.get(name) != value:
+            differing.append(f"--{name.replace('_', '-')} {held.args.get(name)}")
+    if held.stage != wanted.stage:
+        how = ""
+    elif differing:
+        how = f" with {', '.join(differing)}"
+    elif held.lineage != wanted.lineage:
+        how = " from another --init"
+    else:
+        return
+    raise UserError(f"{out} holds {state} {held.stage} run{how}, {way_out}")
+
+
+def _cut_log(log: Path, step: int) -> None:
+    """Drop the lines after the last save: they are about to be written again."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    with atomic(log) as file:
+        for line in lines:
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+            file.write(line.encode())

@@ -1,0 +1,373 @@
+"""The mechanics of a stage's loop; the loop itself is in the stage's script.
+
+Whatever a step draws at random (its batch, dropout) is a function of (seed, step): continuing bit for bit
+takes no loader or generator state.
+"""
+
+import math
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from run import folder, ranks
+from run.checkpoint import Checkpoint, Progress, read_progress, save_checkpoint
+from run.device import autocast, be_deterministic, pick_device, pick_dtype
+from run.files import UserError
+from run.flags import noting_signals
+from run.losses import TOKENS_AT_ONCE, Loss, held_out_loss
+from run.report import Report, print_summary, say, start_wandb
+
+LOG_EVERY = 10                           # steps between lines of log.jsonl
+
+
+def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int) -> float:
+    """Rise to `peak` over `warmup` steps, fall as a cosine to `minimum` at the last; a lower peak stays."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(steps - 1 - warmup, 1)
+    minimum = min(minimum, peak)
+    return minimum + (peak - minimum) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Run:
+    """One stage's run: its folder, its model, stream and optimizer, and what they have done so far.
+
+    What the loop is about comes first; how a run begins and ends comes after it.
+    """
+
+    def update(self) -> None:
+        """Take one AdamW step (Appendix A), the gradient clipped to norm 1, at the schedule's rate."""
+        args = self.args
+        gradient_norm = clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.stream.steps, args.lr, args.min_lr, args.warmup)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+        # Left on the device until the next line of the log: to wait for them now would stall it.
+        self.history.append(torch.stack((self.current.loss, gradient_norm)))
+        self.step += 1
+        self.report.advance()
+        if not self.at_end():
+            self._batch(self.step)                   # read ahead while the device is still busy
+
+    def __init__(self, stage: str, args: Namespace, then: str, lineage: list[dict] = ()):
+        """Check what can be checked before anything is read; nothing is written. Meet the other ranks.
+
+        `lineage` is that of --init, `then` the command that comes next. Raises UserError if the batch does
+        not divide or the device is not there.
+        """
+        self.args, self.then = args, then
+        self.device = pick_device(args.device)
+        self.dtype = pick_dtype(args.dtype, self.device)
+        self.identity = folder.Identity(stage, folder.material(args) | {"dtype": self.dtype}, list(lineage))
+        self.number = len(lineage) + 1               # of this stage in its chain, from 1
+        self.saved = None                            # (Checkpoint, Progress) of last.pt
+        self.wandb = None
+        require_divisible(args.batch, args.micro_batch)
+        be_deterministic(self.device)
+        ranks.join(self.device)
+
+    def finished(self) -> bool:
+        """Tell whether --out holds this very run, finished, and then say so.
+
+        Raises UserError if it holds something else. What --resume continues from is read here, before the
+        corpora.
+        """
+        args = self.args
+        if folder.is_finished(args.out, self.identity, args.resume, args.overwrite):
+            say(f"{args.out} is finished with these arguments, nothing to do\nnext: {self.then}")
+            return True
+        if args.resume:
+            self.saved = folder.read_unfinished(args.out, self.identity)
+        if args.wandb:
+            self.wandb = start_wandb(str(args.out), self.identity.args)
+        return False
+
+    def begin(self, model: nn.Module, stream) -> Callable[[Tensor, Tensor], Tensor]:
+        """Take up model and stream, where last.pt left them; from here on the folder is this run's.
+
+        `model` has a dataclass `config`; `stream` gives `batch(step, rank, world)` and counts, as
+        `data.stream.Interleaved` does. Returns what computes losses, (batch, time) in nats, of (inputs,
+        targets).
+        """
+        args = self.args
+        self.model, self.stream = model.to(self.device), stream
+        self.optimizer = adamw(self.model, args.lr, args.weight_decay)
+        self.step, self.best = 0, None
+        self.seconds = {"total": 0.0, "data": 0.0, "evaluate": 0.0, "save": 0.0, "log": 0.0}
+        if self.saved:
+            self._continue(*self.saved)
+            self.saved = None
+        ranks.require_equal(self.step, f"ranks find different checkpoints in {args.out}, share one disk")
+
+        # The folder is taken before the first step and not earlier, so that a mistake leaves nothing behind.
+        if ranks.rank() == 0:
+            self.lock = folder.occupy(args.out, self.step, args.overwrite)
+        for line in stream.repeats():
+            say(line)
+        self.report = Report(self.identity.stage, args.out / "log.jsonl", self.step, stream.steps, self.wandb)
+
+        # What the loop keeps from one step to the next.
+        self.started = time.monotonic() - self.seconds["total"]
+        self.noted = self._training_time(), self.step       # when the last line of the log was written
+        self.history = []                                   # (loss, gradient norm) of the steps since then
+        self.ahead = -1, None                               # a step, and its batch on the device
+        self.micro_batch = args.micro_batch or largest_micro_batch(args.batch, stream.context)
+
+        # The model itself stays plain: it is saved and evaluated without what wraps it for training.
+        self.exchange = ranks.parallel(self.model)
+        compiled = self.device.type == "cuda" if args.compile is None else args.compile
+        network = torch.compile(self.exchange) if compiled else self.exchange
+        return in_precision(network, self.device, self.dtype)
+
+    def steps(self) -> Iterator["Step"]:
+        """Go through the steps that are left, and between two of them log, save, obey SIGTERM and Ctrl-C."""
+        with noting_signals() as received:
+            while not self.at_end():
+                # Dropout's, a different one on each rank.
+                torch.manual_seed((self.args.seed << 32) + self.step * ranks.world() + ranks.rank())
+                self.current = self._next_step()
+                yield self.current
+
+                # A signal counts when any rank has it, so that all stop after the same step.
+                stop = ranks.largest(max(received, default=0))
+                saving = stop or self.every(self.args.save_every)
+                if saving or self.every(LOG_EVERY) or self.at_end():
+                    self._note_training()
+                if saving:
+                    self._save()
+                if stop:
+                    self._stop(stop)
+
+    def every(self, count: int) -> bool:
+        """Tell whether what is done every so many steps is to be done now."""
+        return self.step % count == 0
+
+    def at_end(self) -> bool:
+        """Tell whether no step is left."""
+        return self.step == self.stream.steps
+
+    def evaluate(self, **held_out) -> dict[str, Loss]:
+        """Measure held-out losses by name, `run.evaluate(L_pre=pre)`; raises UserError if one is not finite.
+
+        A corpus has a `role` and gives `held_out_sequences(context)`.
+        """
+        losses = {}
+        with self._clock("evaluate"):
+            for name, corpus in held_out.items():
+                sequences = corpus.held_out_sequences(self.stream.context)
+                losses[name] = held_out_loss(self.model, sequences, self.dtype, corpus.role)
+        for name, loss in losses.items():
+            if not math.isfinite(loss.mean):
+                raise UserError(f"{name} is not finite after step {self.step}, lower --lr; "
+                                f"{self._last_good()}")
+        return losses
+
+    def log(self, losses: dict[str, Loss]) -> None:
+        """Note held-out losses and show them."""
+        self.report.held_out(self.step, losses)
+
+    def keep_best(self, loss: Loss) -> int:
+        """Keep the weights if `loss` is the lowest so far; returns how many evaluations ago it was."""
+        if self.best is None or loss.mean < self.best["loss"]:
+            state = self.model.state_dict()
+            weights = {name: weight.detach().to("cpu", copy=True) for name, weight in state.items()}
+            self.best = {"loss": loss.mean, "since": 0, "model": weights}
+        else:
+            self.best["since"] += 1
+        return self.best["since"]
+
+    def restore_best(self) -> None:
+        """Go back to the weights of the lowest held-out loss."""
+        self.model.load_state_dict(self.best["model"])
+
+    def earlier(self, name: str) -> dict[str, Loss]:
+        """Look up a held-out loss of an earlier stage, the last that measured it; empty if none did."""
+        measured = [entry["losses"][name] for entry in self.identity.lineage if name in entry["losses"]]
+        return {name: Loss(**measured[-1])} if measured else {}
+
+    def finish(self, losses: dict[str, Loss], corpora: list = [], **facts: object) -> None:
+        """Write ckpt.pt and run.json, drop last.pt and say what came out; no rank is ahead of that.
+
+        `corpora` are those that enter with this stage, `facts` what else later stages or readers need to
+        know.
+        """
+        self.report.close()
+        self.seconds["total"] = time.monotonic() - self.started
+        if ranks.rank() == 0:
+            # What the lineage keeps of this stage.
+            tokens = self.stream.tokens(self.step)
+            entry = {"stage": self.identity.stage, "args": self.identity.args, "steps": self.step,
+                     "tokens": tokens, **facts,
+                     "losses": {name: loss._asdict() for name, loss in losses.items()},
+                     "corpora": {corpus.role: corpus.record for corpus in corpora}}
+
+            # What only a reader wants to know.
+            speed = sum(tokens.values()) / self.seconds["total"]
+            about = {"seconds": self.seconds, "tokens_per_second": speed, "device": str(self.device),
+                     "ranks": ranks.world(), "parameters": self.model.parameter_count()}
+            folder.save_finished(self.args.out, self._checkpoint(entry), about)
+            print_summary(entry, self.seconds["total"], losses, facts, self.args.out, self.then)
+        ranks.wait()
+
+    # --------------------------------------------------------------------------------------------------------
+    # Inside
+
+    def _checkpoint(self, *entries: dict) -> Checkpoint:
+        """The model as it is now, and its lineage with further entries."""
+        lineage = [*self.identity.lineage, *entries]
+        return Checkpoint(self.model.state_dict(), asdict(self.model.config), lineage)
+
+    def _continue(self, checkpoint: Checkpoint, progress: Progress) -> None:
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(progress.optimizer)
+        self.step, self.best, self.seconds = progress.step, progress.best, progress.seconds
+
+    def _next_step(self) -> "Step":
+        inputs, targets = self._batch(self.step)
+        tokens = self.stream.sequences_in(self.step) * self.stream.context
+        loss = torch.zeros((), device=self.device)
+        return Step(inputs, targets, self.micro_batch, tokens, self.exchange, loss)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Bring this rank's inputs and targets to the device, (sequences, context), unless they are there."""
+        if self.ahead[0] != step:
+            with self._clock("data"):
+                batch = self.stream.batch(step, ranks.rank(), ranks.world())
+                if self.device.type == "cuda":
+                    batch = [part.pin_memory() for part in batch]
+                self.ahead = step, [part.to(self.device, non_blocking=True) for part in batch]
+        return self.ahead[1]
+
+    @contextmanager
+    def _clock(self, activity: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[activity] += time.monotonic() - started
+
+    def _training_time(self) -> float:
+        """A clock that stands still during evaluation and saving: the speed shown is that of training."""
+        return time.monotonic() - self.seconds["evaluate"] - self.seconds["save"]
+
+    def _note_training(self) -> None:
+        """Note the mean training loss since the last such note; raises UserError if a loss was not finite."""
+        with self._clock("log"):
+            history = torch.stack(self.history).cpu()                       # (steps, 2): loss, gradient norm
+            history[:, 0] = ranks.add_up(history[:, 0].contiguous())
+            self.history = []
+            self._require_finite(history)
+
+            # Speed is that of the steps since the last note.
+            loss, gradient_norm = history.mean(dim=0).tolist()
+            now = self._training_time()
+            time_noted, step_noted = self.noted
+            steps, seconds = self.step - step_noted, now - time_noted
+            self.noted = now, self.step
+            line = {"loss": loss, "gradient_norm": gradient_norm, "lr": self.optimizer.param_groups[0]["lr"],
+                    "tokens_per_second": steps * self.args.batch * self.stream.context / seconds}
+            seconds_left = seconds / steps * (self.stream.steps - self.step)
+            self.report.training(self.step, line, seconds_left, now)
+
+    def _require_finite(self, history: Tensor) -> None:
+        finite = history.isfinite().all(dim=1).tolist()
+        if not all(finite):
+            step = self.step - len(finite) + finite.index(False) + 1
+            raise UserError(f"the loss is not finite at step {step}, lower --lr; {self._last_good()}")
+
+    def _last_good(self) -> str:
+        last = self.args.out / "last.pt"
+        if last.exists():
+            _, progress = read_progress(last)
+            return f"the last good checkpoint is {last}, of step {progress.step}"
+        if "init" in self.args:
+            return f"the last good checkpoint is {self.args.init}"
+        return "no checkpoint was saved yet"
+
+    def _save(self) -> None:
+        """Write last.pt: all that an interrupted run needs to continue bit for bit."""
+        with self._clock("save"):
+            self.seconds["total"] = time.monotonic() - self.started
+            if ranks.rank() == 0:
+                progress = Progress(self.identity.stage, self.identity.args, self.optimizer.state_dict(),
+                                    self.step, self.best, self.seconds)
+                save_checkpoint(self.args.out / "last.pt", self._checkpoint(), progress)
+
+    def _stop(self, number: int) -> NoReturn:
+        """End the process, saved as it is, for a signal."""
+        self.report.close()
+        say(f"stopped by {signal.Signals(number).name}, saved at step {self.step}, continue with --resume")
+        ranks.wait()
+        sys.exit(128 + number)
+
+
+@dataclass
+class Step:
+    """One step: this rank's part of its sequences, and the mean that makes all parts' gradients add up."""
+    inputs: Tensor           # int64 (sequences, context), this rank's
+    targets: Tensor          # one token further; -1 counts nothing
+    micro_batch: int         # sequences of a forward pass
+    tokens: int              # that the step trains on, on all ranks
+    exchange: nn.Module      # the network whose backward pass exchanges gradients with the other ranks
+    loss: Tensor             # () this rank's share of the step's mean loss so far, nats per token
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through this rank's micro-batches (inputs, targets).
+
+        Ranks exchange gradients once, with the last.
+        """
+        parts = list(zip(self.inputs.split(self.micro_batch), self.targets.split(self.micro_batch)))
+        for number, part in enumerate(parts, start=1):
+            with ranks.exchanging(self.exchange, number == len(parts)):
+                yield part
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """Turn a micro-batch's losses (batch, time) into its share of the mean over the step's tokens."""
+        share = losses.sum() / self.tokens
+        self.loss += share.detach()
+        return share * ranks.world()                 # ranks average their gradients: their shares must add up
+
+
+def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Make the paper's AdamW, β = (0.9, 0.95), over what requires gradients; decay on matrices only."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in weights if weight.dim() >= 2]
+    gains = [weight for weight in weights if weight.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    fused = weights[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused)
+
+
+def in_precision(network: nn.Module, device: torch.device, dtype: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the network's forward pass compute in `dtype`; its backward pass then does by itself."""
+    def losses(inputs: Tensor, targets: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return network(inputs, targets)
+    return losses
+
+
+def largest_micro_batch(batch: int, context: int) -> int:
+    """Find the largest divisor of a rank's part of the batch that fits a forward pass."""
+    mine = batch // ranks.world()
+    at_most = max(1, min(mine, TOKENS_AT_ONCE // context))
+    return max(size for size in range(1, at_most + 1) if mine % size == 0)
+
+
+def require_divisible(batch: int, micro_batch: int | None) -> None:
+    """Raise UserError unless a batch divides among the ranks and each part into micro-batches."""
+    world = ranks.world()
+    if batch % world:
+        raise UserError(f"--batch {batch} does not divide among {world} ranks, choose a multiple")
+    mine = batch // world
+    if micro_batch and mine % micro_batch:
+        raise UserError(f"--batch {batch} over {world} ranks does not divide into micro-batches of "
+                        f"{micro_batch}, choose a divisor of {mine}")

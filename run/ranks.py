@@ -1,0 +1,96 @@
+"""The processes of one run: nobody else says torch.distributed.
+
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one rank, and everything here does nothing.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from run.files import UserError
+
+
+def rank() -> int:
+    """Tell the number of this process, 0 to world() − 1."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world() -> int:
+    """Tell how many processes run together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join(device: torch.device) -> None:
+    """Meet the other ranks."""
+    if world() > 1 and not dist.is_initialized():
+        # What ranks tell each other about the run goes over the CPU, so that waiting holds no GPU. They may
+        # wait long: rank 0 tokenizes C4 for hours.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=1))
+
+
+def end(status: int) -> None:
+    """End this process at once, its output written, where it has met others; else do nothing.
+
+    DistributedDataParallel keeps its process group, and the group its threads, beyond destroy_process_group. A
+    thread that still lets go of a tensor while the interpreter is taken down asks for a lock that is not there
+    any more, and the process aborts though all is done. So the interpreter is not taken down.
+    """
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait() -> None:
+    """Wait until every rank has come here: none goes on, or ends, while another still writes."""
+    add_up(torch.zeros(1))
+
+
+def add_up(values: Tensor) -> Tensor:
+    """Sum a CPU tensor over the ranks, in place; returns it."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def largest(number: int) -> int:
+    """The largest of the numbers that the ranks bring."""
+    value = torch.tensor(number)
+    if dist.is_initialized():
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value)
+
+
+def require_equal(number: int, otherwise: str) -> None:
+    """Raise UserError, saying `otherwise`, unless all ranks bring the same number."""
+    if largest(number) != -largest(-number):
+        raise UserError(otherwise)
+
+
+@contextmanager
+def first() -> Iterator[None]:
+    """Let rank 0 go through the block before the others do."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """Make the gradients of a network the mean over the ranks, whenever `exchanging` says so."""
+    # Every rank has built or loaded the same weights, and there are no other buffers than constants.
+    return DistributedDataParallel(network, forward_sync_buffers=False) if world() > 1 else network
+
+
+def exchanging(network: nn.Module, now: bool) -> AbstractContextManager:
+    """Whether the backward passes in the block exchange gradients: once a step, with its last micro-batch."""
+    return network.no_sync() if world() > 1 and not now else nullcontext()

@@ -1,0 +1,116 @@
+"""What a run says while it goes on: a progress bar or plain lines, log.jsonl, Weights & Biases.
+
+Rank 0 speaks.
+"""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from tqdm import tqdm
+
+from run import ranks
+from run.files import UserError, write_error
+from run.losses import Loss
+
+SECONDS_BETWEEN_LINES = 5        # where there is no terminal to draw a bar on
+
+
+def say(text: str) -> None:
+    """Print a line, once for all ranks."""
+    if ranks.rank() == 0:
+        print(text, flush=True)
+
+
+def start_wandb(name: str, config: dict):
+    """Start a run of Weights & Biases on rank 0; raises UserError if the package is not there."""
+    if ranks.rank() > 0:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--wandb needs the wandb package, pip install wandb") from None
+    return wandb.init(project="early-data-exposure", name=name, config=config)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be, the first flush left."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = []
+    for first, *others in (header, *rows):
+        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def print_summary(entry: dict, seconds: float, losses: dict[str, Loss], facts: dict, out: Path, then: str
+                  ) -> None:
+    """Say how a stage ended: its steps and tokens, its losses on which corpora, and what comes next."""
+    tokens = sum(entry["tokens"].values())
+    print(f"\n{entry['stage']} finished: {entry['steps']:,} steps, {tokens:,} tokens in "
+          f"{timedelta(seconds=round(seconds))} ({tokens / seconds:,.0f} tokens/s)")
+    for name, value in facts.items():
+        if isinstance(value, float):
+            print(f"  {name:<6} {value:.4g}")
+    for name, loss in losses.items():
+        print(f"  {name:<6} {loss}   on D_{loss.corpus}")
+    print(f"  saved  {out / 'ckpt.pt'}\nnext: {then}", flush=True)
+
+
+class Report:
+    """The bar and the log of one stage of so many steps."""
+
+    def __init__(self, stage: str, log: Path, step: int, steps: int, wandb: object):
+        self.stage, self.log, self.steps, self.wandb = stage, log, steps, wandb
+        self.shown = 0.0
+        # None: tqdm looks itself whether standard error is a terminal.
+        silent = None if ranks.rank() == 0 else True
+        self.bar = tqdm(total=steps, initial=step, desc=stage, unit="step", dynamic_ncols=True,
+                        disable=silent)
+
+    def advance(self) -> None:
+        """Move the bar on by a step."""
+        self.bar.update()
+
+    def close(self) -> None:
+        """Take the bar away; nothing more is noted."""
+        self.bar.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def note(self, line: dict[str, float]) -> None:
+        """Add a line to log.jsonl, and to Weights & Biases where that is asked for."""
+        if ranks.rank() > 0:
+            return
+        try:
+            with open(self.log, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise write_error(self.log, error) from error
+        if self.wandb:
+            values = {name: value for name, value in line.items() if name != "step"}
+            self.wandb.log(values, step=line["step"])
+
+    def held_out(self, step: int, losses: dict[str, Loss]) -> None:
+        """Note held-out losses and show them."""
+        means = {name: loss.mean for name, loss in losses.items()}
+        self.note({"step": step} | means)
+        if ranks.rank() == 0:
+            shown = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+            self.bar.write(f"{self._place(step)}  {shown}", file=sys.stdout)
+
+    def training(self, step: int, line: dict[str, float], seconds_left: float, now: float) -> None:
+        """Note a mean training loss and show it; `now` is a clock in seconds."""
+        self.note({"step": step} | line)
+        shown = f"loss {line['loss']:.3f}", f"{line['tokens_per_second']:,.0f} tokens/s"
+        self.bar.set_postfix_str(", ".join(shown))
+
+        # In a file or a pipe a bar would be a mess of control characters.
+        if ranks.rank() == 0 and self.bar.disable and now - self.shown > SECONDS_BETWEEN_LINES:
+            self.shown = now
+            left = timedelta(seconds=round(seconds_left))
+            say("  ".join((self._place(step), *shown, f"{left} left")))
+
+    def _place(self, step: int) -> str:
+        return f"{self.stage} step {step:,}/{self.steps:,}"

@@ -1,0 +1,79 @@
+"""What a plan will take, by hand; and the measurement of the step that it is reckoned with."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import bench, cost
+from experiments.bench import measure_step, operations_per_token
+from experiments.cost import checkpoint_bytes, tokens
+from experiments.sweep import plan
+from model import GPT, configure
+
+CORPORA = {"pre": "web", "post": "music", "ft": "chem"}
+
+
+def chain(line, preset="toy"):
+    return plan([line], preset, {}, CORPORA, 1, Path("out"))
+
+
+# ---- tokens, seconds, bytes
+
+@pytest.mark.parametrize("preset, line, counts", [
+    ("135m", "pretrain --lam 0.25 --post-tokens 150M | posttrain --compute-matched | finetune --tokens 2k",
+     [8.7e9 + 0.25 * 150e6, 0.75 * 150e6, 2_000]),
+    ("toy", "pretrain --tokens 1M | posttrain --replay 0.05 | finetune --lr 1e-4",
+     [1e6, 2.5e6 / 0.95, 200_000]),
+    ("toy", "pretrain --lam 2 | posttrain --lora | posttrain --max-tokens 8k | finetune --replay 0.2",
+     [1.5e6 + 2 * 150e3, 2.5e6, 8_000, 250_000]),
+])
+def test_tokens_by_hand(preset, line, counts):
+    assert [tokens(run) for run in chain(line, preset)] == counts
+
+
+def test_the_cost_comes_first(stage, monkeypatch):
+    monkeypatch.setattr(cost, "tokens_per_second", lambda preset, threads: 10_000)
+    monkeypatch.setattr(cost.time, "process_time", lambda: 2.0)
+
+    def printed(words):
+        return stage("experiments.__main__", settings=f"fig3a --cost {words}").out
+    assert printed("--jobs 64").split(" at ")[1].startswith("5 ×")                   # five can run at once
+    # 5 × (1.5M + 2.5M + 0.2M) + 2.5 × 150k tokens; (21.375M / 10,000 + 15 × 2 s) / 2 = 1,084 s
+    assert printed("--jobs 2") == ("fig3a: 15 runs, 0 of them finished; 21.4M tokens to go, "
+                                   "at 2 × 10,000 tokens/s about 18 min; 46 MB to keep\n")
+    monkeypatch.setattr(cost, "cores", lambda: 2)                    # 16 processes share them: an eighth each
+    assert "at 2 × 10,000 tokens/s" in printed("--jobs 2 --nproc-per-node 8")
+    assert not Path("out").exists()
+
+
+def test_a_checkpoint_is_the_weights_in_float32():
+    assert [checkpoint_bytes(preset) for preset in ("toy", "135m")] == [4 * 771_200, 4 * 135_178_560]
+
+
+# ---- the step
+
+def test_a_step_is_measured_and_nothing_is_left(folder, monkeypatch):
+    before = set(folder.rglob("*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    speed = measure_step("toy", batch=2, steps=1, flags=("--micro-batch", "1"))
+    assert speed.tokens_per_second > 0 and speed.operations_per_second > speed.tokens_per_second
+    assert set(folder.rglob("*")) == before
+
+
+def test_operations_of_a_token_by_hand():
+    sizes = {"layers": 2, "width": 4, "mlp": 5, "heads": 2, "kv_heads": 1, "context": 7}
+    config = configure("toy", 11, sizes)
+    # a layer: query and output 4 × 4, key and value 4 × 2, three of the MLP 4 × 5; the head 4 × 64 (padded)
+    matrices = 2 * (2 * 16 + 2 * 8 + 3 * 20) + 4 * 64
+    assert operations_per_token(GPT(replace(config, tied=True))) == 6 * matrices + 6 * 2 * 4 * 7
+    assert operations_per_token(GPT(replace(config, tied=False))) == 6 * matrices + 6 * 2 * 4 * 7
+
+
+def test_the_speed_is_told_beside_the_ceiling(stage, monkeypatch):
+    monkeypatch.setattr(bench, "matmul_ceiling", lambda device, dtype: 2e9)
+    monkeypatch.setattr(bench, "measure_step", lambda *args: bench.Speed(1234.0, 1e9))
+    run = stage("experiments.bench", settings="--shapes toy --no-run")
+    assert run.status == 0 and run.out.splitlines()[0].endswith("float32: matrix product 2 GFLOP/s")
+    assert run.out.splitlines()[1:] == ["  toy:     1,234 tokens/s, 1 GFLOP/s, 50% of it"]

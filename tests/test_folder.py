@@ -1,0 +1,166 @@
+"""A run's folder: finished, unfinished, somebody else's; and files in it that are not what they were."""
+
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from run.checkpoint import read_checkpoint, read_progress
+from run.files import lock
+from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
+
+
+# ---- running again
+
+def test_a_finished_stage_is_left_alone(stage):
+    stage("pretrain")
+    stamp = Path("out/pretrain/ckpt.pt").stat().st_mtime_ns
+    again = stage("pretrain")
+    assert again.status == 0 and "nothing to do" in again.out
+    assert "next: python posttrain.py --init out/pretrain\n" in again.out
+    assert stage("pretrain", "--resume --device cpu --save-every 7").status == 0
+    other = stage("pretrain", "--lr 0.01")
+    assert other.status == 2 and "--lr 0.003" in other.err and "--overwrite" in other.err
+    assert Path("out/pretrain/ckpt.pt").stat().st_mtime_ns == stamp
+    assert stage("pretrain", "--lr 0.01 --overwrite").status == 0
+    assert report("pretrain")["args"]["lr"] == 0.01
+
+
+def test_a_stage_on_another_init_is_another_run(stage):
+    stage("pretrain")
+    stage("posttrain")
+    Path("out/pretrain/ckpt.pt").unlink()                                       # no longer needed
+    assert "nothing to do" in stage("posttrain").out
+    stage("pretrain", "--seed 9 --overwrite")
+    assert "a finished posttrain run from another --init" in stage("posttrain").err
+    another = stage("posttrain", "--out out/pretrain")
+    assert "out/pretrain holds a finished pretrain run, choose another" in another.err
+
+
+def test_an_unfinished_stage_needs_resume(stage, monkeypatch):
+    assert stage("pretrain", "--resume --out out/fresh").status == 0             # nothing there: starts
+    with monkeypatch.context() as patch:
+        die_at(patch, 7)
+        stage("pretrain")
+    assert files_of("pretrain") == {".lock", "last.pt", "log.jsonl"}
+    refused = stage("pretrain")
+    assert refused.status == 2 and "--resume" in refused.err and "--overwrite" in refused.err
+    assert "give the same arguments" in stage("pretrain", "--resume --lr 0.1").err
+    assert "its stage has not finished: run it with --resume" in stage("posttrain").err
+    assert "is of a stage that has not finished" in stage("posttrain", "--init out/pretrain/last.pt").err
+    assert stage("pretrain", "--resume").status == 0
+    assert_same(weights("pretrain"), weights("fresh"))
+
+
+def test_a_run_killed_before_its_first_save_starts_afresh(stage, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_at(patch, 3)
+        stage("pretrain")
+    assert files_of("pretrain") == {".lock", "log.jsonl"}
+    assert stage("pretrain", "--resume").status == 0
+    assert log_of("pretrain")[0]["step"] == 5 and report("pretrain")["lineage"][0]["steps"] == 32
+
+
+def test_a_folder_is_written_by_one_run_at_a_time(stage):
+    Path("out/pretrain").mkdir(parents=True)
+    held = lock(Path("out/pretrain"))
+    second = stage("pretrain")
+    assert second.status == 2 and "is being written by another run" in second.err
+    assert not list(Path("out/pretrain").glob("[!.]*"))
+    held.release()
+    assert stage("pretrain", "--resume").status == 0
+
+
+# ---- files that are not what they were
+
+def change(path: Path, **parts: object) -> None:
+    """Write some parts of a checkpoint anew."""
+    torch.save(torch.load(path, weights_only=True) | parts, path)
+
+
+@pytest.mark.parametrize("break_it, says", [
+    (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or not a checkpoint"),
+    (lambda path: path.write_bytes(b""), "truncated or not a checkpoint"),
+    (lambda path: torch.save({"state_dict": {}}, path), "another program"),
+    (lambda path: torch.save([1], path), "another program"),
+    (lambda path: change(path, model={"norm.weight": 1}), "another program"),
+    (lambda path: change(path, lineage=[{"stage": "pretrain"}]), "another program"),
+    (lambda path: change(path, lineage=[]), "a checkpoint after nothing"),
+    (lambda path: path.unlink(), "no checkpoint"),
+])
+def test_bad_checkpoints_are_named(stage, break_it, says):
+    stage("pretrain", "--tokens 1k")
+    break_it(Path("out/pretrain/ckpt.pt"))
+    run = stage("posttrain")
+    assert run.status == 2 and says in run.err and run.err.count("\n") == 1
+    assert not Path("out/posttrain").exists()
+
+
+def test_weights_that_are_not_the_configurations_are_refused(stage):
+    stage("pretrain", "--tokens 1k")
+    path = Path("out/pretrain/ckpt.pt")
+    change(path, config=read_checkpoint(path).config | {"width": 64})
+    run = stage("posttrain")
+    assert run.status == 2 and "do not belong together" in run.err and run.err.count("\n") == 1
+    assert "do not belong together" in stage("evaluate", "out/pretrain").err
+
+
+def test_a_last_pt_that_is_not_an_unfinished_stages_is_refused(stage, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_at(patch, 7)
+        stage("pretrain")
+    last = Path("out/pretrain/last.pt")
+    checkpoint, _ = read_progress(last)
+    torch.save(checkpoint._asdict(), last)                                      # without its progress
+    run = stage("pretrain", "--resume")
+    assert run.status == 2 and "is not an unfinished stage's" in run.err and run.err.count("\n") == 1
+    assert stage("pretrain", "--overwrite").status == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"stage": "pretrain"}'])
+def test_a_damaged_run_json_is_named(stage, text):
+    stage("pretrain", "--tokens 1k")
+    Path("out/pretrain/run.json").write_text(text)
+    run = stage("pretrain", "--tokens 1k")
+    assert run.status == 2 and "out/pretrain/run.json is damaged" in run.err and run.err.count("\n") == 1
+
+
+def test_checkpoints_of_another_stage_tokenizer_or_corpus_are_refused(stage):
+    stage("pretrain", "--tokens 1k")
+    lineage = read_checkpoint(Path("out/pretrain/ckpt.pt")).lineage
+    shutil.copy("out/pretrain/ckpt.pt", "other.pt")
+    change(Path("other.pt"), lineage=[lineage[0] | {"tokenizer": "another"}])
+    assert "is not the one of the checkpoint" in stage("posttrain", "--init other.pt").err
+
+    Path("post.jsonl").rename("moved.jsonl")
+    assert stage("posttrain", "--max-tokens 1k --out out/moved").status == 0  # its tokens are still there
+    shutil.rmtree("out/tokens")
+    assert "no corpus 'post.jsonl'" in stage("posttrain").err
+    Path("post.jsonl").write_text(Path("moved.jsonl").read_text() + '{"text": "one more"}\n')
+    assert "post.jsonl has changed" in stage("posttrain").err
+
+
+def test_a_torn_log_line_is_dropped(stage, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_at(patch, 19)
+        stage("pretrain")
+    with open("out/pretrain/log.jsonl", "a") as log:
+        log.write('{"step": 1')
+    assert stage("pretrain", "--resume").status == 0
+    assert [line["step"] for line in log_of("pretrain")] == [5, 10, 15, 20, 25, 30, 32]
+
+
+def test_a_full_disk_leaves_no_torn_file(stage):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    corpora_ready = stage("pretrain", "--tokens 1k --out out/first")
+    assert corpora_ready.status == 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))               # a checkpoint is larger
+    try:
+        run = stage("pretrain", "--tokens 1k")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.status == 2 and "no space left" in run.err and run.err.count("\n") == 1
+    assert files_of("pretrain") == {".lock", "log.jsonl"}
+    assert stage("pretrain", "--tokens 1k --resume").status == 0

@@ -1,0 +1,202 @@
+"""The mechanics of the loop: schedule, clipping, micro-batches, ranks, and continuing bit for bit."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import GPT, configure
+from run import loop
+from run.checkpoint import read_progress
+from run.loop import Run, adamw, largest_micro_batch, learning_rate
+from run.losses import Loss
+from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+# ---- a step
+
+def test_learning_rate_by_hand():
+    rates = [learning_rate(step, 12, 1.0, 0.2, 2) for step in range(12)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[11] == pytest.approx(0.2)
+    assert rates[5] == pytest.approx(0.2 + 0.8 * (1 + np.cos(np.pi / 3)) / 2)
+    assert learning_rate(500, 1000, 1e-5, 5e-5, 0) == 1e-5               # a peak under the minimum stays flat
+
+
+def test_adamw_decays_matrices_only():
+    sizes = {"layers": 2, "width": 48, "mlp": 80, "heads": 6, "kv_heads": 2, "context": 16}
+    optimizer = adamw(GPT(configure("toy", 256, sizes)), lr=1e-3, weight_decay=0.1)
+    decayed, spared = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.1 and all(weight.dim() == 2 for weight in decayed["params"])
+    assert spared["weight_decay"] == 0.0 and all(weight.dim() == 1 for weight in spared["params"])
+    assert len(decayed["params"]) == 1 + 2 * 7                                  # a tied head counted once
+    assert len(spared["params"]) == 1 + 2 * 2
+    assert optimizer.defaults["betas"] == (0.9, 0.95)
+
+
+def test_schedule_and_clipping_are_applied(stage, monkeypatch):
+    norms = []
+    clip = loop.clip_grad_norm_
+
+    def noting(parameters, limit):
+        parameters = list(parameters)
+        before = clip(parameters, limit)
+        after = torch.stack([weight.grad.norm() for weight in parameters]).norm()
+        norms.append((before.item(), after.item()))
+        return before
+    monkeypatch.setattr(loop, "clip_grad_norm_", noting)
+    stage("pretrain")
+    assert any(before > 1 for before, _ in norms)
+    assert all(after == pytest.approx(min(before, 1), rel=1e-4) for before, after in norms)
+    for line in log_of("pretrain"):
+        if "lr" in line:
+            assert line["lr"] == learning_rate(line["step"] - 1, 32, 3e-3, 3e-4, 5)
+
+
+def test_micro_batches_accumulate_to_the_same_step(stage):
+    stage("pretrain", "--lam 1 --tokens 1k --out out/whole")
+    stage("pretrain", "--lam 1 --tokens 1k --micro-batch 2 --out out/parts")
+    whole, parts = weights("whole"), weights("parts")
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=2e-5)
+    for one, other in zip(log_of("whole"), log_of("parts")):              # and their losses are the same mean
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
+def test_a_forward_pass_is_of_up_to_8192_tokens_and_divides_what_a_rank_has(monkeypatch):
+    assert largest_micro_batch(32, 128) == 32                                   # all: 4,096 tokens
+    assert [largest_micro_batch(batch, 1024) for batch in (512, 480, 14, 3)] == [8, 8, 7, 3]
+    assert largest_micro_batch(4, 100_000) == 1                                 # one there must be
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert largest_micro_batch(480, 1024) == 6                                  # a rank has 60
+
+
+def test_a_short_step_is_the_mean_over_what_it_has(stage):
+    """7 sequences: one short step of a batch of 8, or one whole step of a batch of 7."""
+    for batch in (7, 8):
+        stage("pretrain", f"--tokens 224 --batch {batch} --warmup 0 --out out/{batch}")
+    for name, weight in weights("7").items():
+        torch.testing.assert_close(weights("8")[name], weight, rtol=1e-4, atol=1e-5)
+    (seven,), (eight,) = log_of("7"), log_of("8")                               # clipping hides a wrong scale
+    for name in ("loss", "gradient_norm"):
+        assert eight[name] == pytest.approx(seven[name], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(stage):
+    run = stage("pretrain", "--lr 1e30 --save-every 1")
+    assert run.status == 2 and "not finite at step 2" in run.err
+    assert "the last good checkpoint is out/pretrain/last.pt, of step 1" in run.err
+    _, progress = read_progress(Path("out/pretrain/last.pt"))
+    assert progress.step == 1
+
+
+def test_a_held_out_loss_that_is_not_finite_ends_the_run(stage):
+    stage("pretrain", "--tokens 1k")
+    run = stage("posttrain", "--lr 1e30 --warmup 0 --eval-every 1 --patience 1")
+    assert run.status == 2 and "L_im is not finite after step 2" in run.err and "out/pretrain" in run.err
+    assert not Path("out/posttrain/ckpt.pt").exists()
+
+
+# ---- bit for bit
+
+def test_two_runs_with_one_seed_are_bitwise_equal_and_other_seeds_differ(stage):
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        stage("pretrain", f"--lam 1 --seed {seed} --out out/{out}")
+    assert_same(weights("a"), weights("b"))
+    assert not torch.equal(weights("a")["norm.weight"], weights("c")["norm.weight"])
+
+
+@pytest.mark.parametrize("died_at", [1, 5, 14, 19])
+@pytest.mark.parametrize("flags", ["", "--dropout 0.1 --replay 0.2 --lora",
+                                   "--dropout 0.1 --replay 0.2 --patience 1 --lr 0.05"])
+def test_resuming_is_bitwise(stage, monkeypatch, flags, died_at):
+    stage("pretrain", "--tokens 1k")
+    stage("posttrain", f"{flags} --max-tokens 5k --out out/whole")
+    with monkeypatch.context() as patch:
+        die_at(patch, died_at)
+        stage("posttrain", f"{flags} --max-tokens 5k --out out/killed")
+    if not Path("out/killed/run.json").exists():
+        assert stage("posttrain", f"{flags} --max-tokens 5k --out out/killed --resume").status == 0
+    assert_same(weights("killed"), weights("whole"))
+    assert report("killed")["lineage"] == report("whole")["lineage"]
+    steps = [[line["step"] for line in log_of(run)] for run in ("killed", "whole")]
+    assert steps[0] == steps[1]
+
+
+def test_resuming_remembers_the_best(stage, monkeypatch):
+    """The best is at step 5, the last save at 10, the end of patience at 20."""
+    monkeypatch.setattr(Run, "evaluate", lambda self, **held_out: {
+        name: Loss(abs(self.step - 5), 0.0, corpus.role) for name, corpus in held_out.items()})
+    stage("pretrain", "--tokens 1k")
+    stage("posttrain", "--out out/whole")
+    with monkeypatch.context() as patch:
+        die_at(patch, 12)
+        stage("posttrain", "--out out/killed")
+    stage("posttrain", "--out out/killed --resume")
+    assert_same(weights("killed"), weights("whole"))
+    assert report("killed")["lineage"][1]["steps"] == report("whole")["lineage"][1]["steps"] == 20
+
+
+def wait_for(path: Path, process) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number, status",
+                         [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_killed_and_resumed(start, stage, number, status):
+    settings = "--lam 1 --tokens 40k --save-every 20"
+    process = start("pretrain", settings)
+    wait_for(Path("out/pretrain/last.pt"), process)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == status
+    assert not Path("out/pretrain/ckpt.pt").exists()
+    _, progress = read_progress(Path("out/pretrain/last.pt"))
+    if number != signal.SIGKILL:
+        assert f"saved at step {progress.step}, continue with --resume" in out and err == ""
+    assert stage("pretrain", settings + " --resume").status == 0
+    assert stage("pretrain", settings + " --out out/whole").status == 0
+    assert_same(weights("pretrain"), weights("whole"))
+    assert files_of("pretrain") == {".lock", "ckpt.pt", "run.json", "log.jsonl"}
+
+
+# ---- ranks
+
+def test_two_ranks_train_on_the_same_sequences(start, stage):
+    """21 steps of both corpora, the last one short; held-out losses are sharded over the ranks."""
+    settings = "--lam 1 --tokens 3808 --batch 12 --micro-batch 3"
+    assert stage("pretrain", settings + " --out out/one").status == 0
+    pair = start("pretrain", settings + " --out out/two", launcher=TORCHRUN)
+    out, err = pair.communicate()
+    assert pair.returncode == 0, err
+    assert out.count("pretrain finished") == 1
+    losses = [[line["loss"] for line in log_of(run) if "loss" in line] for run in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    one, two = report("one"), report("two")
+    assert one["lineage"][0]["steps"] == 21 and two["ranks"] == 2
+    assert one["tokens"] == two["tokens"]
+    for name, loss in one["losses"].items():
+        assert two["losses"][name]["mean"] == pytest.approx(loss["mean"], rel=1e-5)
+        assert two["losses"][name]["se"] == pytest.approx(loss["se"], rel=1e-3)
+        assert two["losses"][name]["corpus"] == loss["corpus"]
+    for name, weight in weights("one").items():
+        torch.testing.assert_close(weights("two")[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_an_error_of_rank_0_is_said_once(start):
+    pair = start("pretrain", "--pre none.jsonl", launcher=TORCHRUN)
+    out, err = pair.communicate()
+    assert pair.returncode != 0 and err.count("error: no corpus 'none.jsonl'") == 1
+
+
+def test_batch_must_divide_among_ranks(stage, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert "does not divide among 3 ranks" in stage("pretrain").err

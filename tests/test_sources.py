@@ -1,0 +1,178 @@
+"""Corpora of every kind give their documents, and what is wrong with one is said in a line."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data.sources import HUB, HubSet, find_source
+from data.tokens import load_tokenizer, open_corpus
+from run.files import UserError
+
+TEXTS = [f"document {i}: größer als {i * i}" for i in range(40)]
+BYTES = load_tokenizer("bytes")
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    """Rows in the format that the path's name says."""
+    if ".parquet" in path.name:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif ".csv" in path.name:
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = {"txt": "\n\n".join(row.get("text", "") for row in rows), "json": json.dumps(rows)}
+        content = text.get(path.name.split(".")[1], lines).encode()
+        pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+        path.write_bytes(pack(content))
+    return str(path)
+
+
+def documents(name: object, text_field: str | None = None) -> list[str]:
+    return list(find_source(str(name), text_field).documents())
+
+
+# ---- the kinds of a corpus
+
+def test_the_kind_of_a_corpus_is_decided_by_its_name(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "a"}])
+    embedded, local, hub = find_source("web"), find_source(path), find_source("c4")
+    assert embedded.is_local and not embedded.files and embedded.revision is None
+    assert local.is_local and local.files == (Path(path),) and local.held_out_split is None
+    assert not hub.is_local and hub.hub is HUB["c4"] and hub.held_out_split == "validation"
+    assert find_source("hub:org/name").hub == HubSet("org/name", (None,))
+    assert find_source("hub:org/name:part").hub == HubSet("org/name", ("part",))
+
+
+def test_a_source_has_another_version_when_its_documents_may_differ(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "a"}])
+    before = find_source(path).version()
+    assert find_source(path).version() == before
+    write(tmp_path / "a.jsonl", [{"text": "longer"}])
+    assert find_source(path).version() != before
+    assert find_source("web").version() == find_source("music").version()       # one program makes them all
+    assert find_source("hub:org/name:a").version() != find_source("hub:org/name:b").version()
+
+
+# ---- reading
+
+@pytest.mark.parametrize("ending", "txt txt.gz jsonl jsonl.gz jsonl.zst json csv parquet".split())
+def test_every_format_gives_the_same_documents(tmp_path, ending):
+    assert documents(write(tmp_path / f"a.{ending}", [{"text": text} for text in TEXTS])) == TEXTS
+
+
+def test_a_folder_is_read_in_order_of_names(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "b.jsonl", [{"text": "second"}])
+    write(tmp_path / "a.jsonl.gz", [{"text": "first"}])
+    write(tmp_path / "deep" / "c.jsonl", [{"text": "third"}])
+    (tmp_path / "README.md").write_text("not a corpus")
+    assert documents(tmp_path) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("row, text", [
+    ({"prompt": "Why?", "completion": "So.<|endoftext|>"}, "Why?\nSo."),
+    ({"prompt": "Why?\n", "completion": "So."}, "Why?\nSo."),
+    ({"instruction": "Add.", "input": "1 2", "output": "3"}, "Add.\n1 2\n3"),
+    ({"instruction": "Add.", "input": "", "output": "3"}, "Add.\n3"),
+    ({"inputs": "Q", "targets": "A", "task": "t"}, "Q\nA"),
+    ({"id": 7, "text": " x "}, "x"),
+])
+def test_text_fields_are_found_and_joined(tmp_path, row, text):
+    assert documents(write(tmp_path / "a.jsonl", [row])) == [text]
+
+
+def test_text_field_can_be_named(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [{"head": "H", "body": "B", "text": "T"}])
+    assert documents(path, "body") == ["B"]
+    assert documents(path, "head+body") == ["H\nB"] and capsys.readouterr().out == ""
+    assert documents(path, "foot") == ["T"]
+    assert "has no field foot, reading text" in capsys.readouterr().out      # D_pre and D_post share the flag
+
+
+# ---- what is wrong with a corpus
+
+def break_file(path: Path, how: str) -> str:
+    content = {"empty": b"", "blank": b"\n\n\n", "one": b"only one document",
+               "latin": '{"text": "größer"}\n'.encode("latin-1"),
+               "broken": b'{"text": "a"\n{{', "no field": b'{"title": "a"}\n',
+               "truncated": gzip.compress(b'{"text": "abc"}\n' * 99)[:40]}[how]
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize("name, how, says", [
+    ("a.jsonl", "empty", "is empty"), ("a.txt", "empty", "is empty"), ("a.txt", "blank", "is empty"),
+    ("a.txt", "one", "too few documents"),
+    ("a.jsonl", "latin", "not UTF-8"), ("a.txt", "latin", "not UTF-8"), ("a.jsonl", "broken", "cannot read"),
+    ("a.jsonl", "no field", "--text-field"), ("a.jsonl.gz", "truncated", "cannot read"),
+    ("a.parquet", "empty", "cannot read"),
+])
+def test_bad_files_are_named_and_leave_nothing(tmp_path, name, how, says):
+    source = find_source(break_file(tmp_path / name, how))
+    with pytest.raises(UserError, match=says) as error:
+        open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
+    assert "\n" not in str(error.value)
+    assert [path for path in (tmp_path / "tokens").iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("name, says", [("none.txt", "no corpus"), ("", "nothing to read")])
+def test_missing_corpora_are_named(tmp_path, name, says):
+    with pytest.raises(UserError, match=says):
+        find_source(str(tmp_path / name))
+
+
+def test_files_of_several_kinds_are_refused(tmp_path):
+    for name in ("a.jsonl", "b.csv"):
+        write(tmp_path / name, [{"text": "a"}])
+    with pytest.raises(UserError, match="files of several kinds"):
+        find_source(str(tmp_path))
+
+
+# ---- the hub
+
+def test_hub_corpora_go_through_load_dataset(tmp_path, monkeypatch):
+    """The same code on local folders laid out like the hub's: configs, a held-out split, two fields."""
+    for split, word in (("train", "seen"), ("validation", "held")):
+        (tmp_path / "c4" / "en").mkdir(parents=True, exist_ok=True)
+        rows = [{"text": f"{word} {i}", "url": "u"} for i in range(50)]
+        write(tmp_path / "c4" / "en" / f"{split}.parquet", rows)
+    (tmp_path / "c4" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: en/train.parquet\n"
+        "  - split: validation\n    path: en/validation.parquet\n---\n")
+    (tmp_path / "flan").mkdir()
+    rows = [{"inputs": f"Q{i}", "targets": f"A{i}", "task": "t"} for i in range(500)]
+    write(tmp_path / "flan" / "train.jsonl", rows)
+    monkeypatch.setitem(HUB, "c4", HubSet(str(tmp_path / "c4"), ("en",), None, "validation"))
+    monkeypatch.setitem(HUB, "flan", HubSet(str(tmp_path / "flan")))
+
+    whole = open_corpus("post", find_source("flan"), BYTES, limit=9, folder=tmp_path / "tokens")
+    assert whole.record["limit"] is None
+    corpus = open_corpus("pre", find_source("c4"), BYTES, limit=100, folder=tmp_path / "tokens")
+    text = BYTES.decode_bytes(corpus.train.tolist())
+    assert text.startswith(b"seen 0\xffseen 1\xff") and b"held" not in text
+    assert 100 <= len(corpus.train) < 450                               # not much more than asked for
+    assert BYTES.decode_bytes(corpus.held_out.tolist()).startswith(b"held 0\xffheld 1\xff")
+    assert documents("flan")[0] == documents(f"hub:{tmp_path / 'flan'}")[0] == "Q0\nA0"
+
+
+def test_an_unreachable_hub_names_the_ways_out(tmp_path, monkeypatch):
+    import datasets
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="embedded corpus .*web.* or a local file"):
+        open_corpus("pre", find_source("c4"), BYTES, limit=1000, folder=tmp_path)
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_hub_revisions_are_pinned():
+    assert HUB["c4"][:3] == ("allenai/c4", ("en",), "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
+    assert HUB["musicpile"].revision == "5930bd7199ddead76ab540901e2187ea4e5fc6a7"
+    assert HUB["chempile"].revision == "c653c3c7bbf599030b80f117b6748ebae406043b"

@@ -1,0 +1,76 @@
+"""Intervals, tests and verdicts over seeds against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.statistics import (Estimate, best_inside, estimate, estimate_numbers, sign_flip_p, slope,
+                                    verdict)
+
+
+def test_sign_flips_by_hand():
+    assert sign_flip_p(np.array([1.0, 2.0, 3.0])) == 1 / 8                           # the largest of 8 means
+    assert sign_flip_p(np.array([-1.0, 2.0, 3.0])) == 2 / 8                          # 6 and 4
+    assert sign_flip_p(np.array([-1.0, -2.0])) == 1
+    assert sign_flip_p(np.arange(1.0, 21)) == pytest.approx(1 / 10_001)    # of 10,000 random ones and this
+
+
+def test_bootstrap_interval_covers_as_often_as_it_says():
+    random = np.random.default_rng(1)
+    of_noise = [estimate_numbers(random.normal(size=40)) for _ in range(100)]
+    assert 0.88 < np.mean([one.low <= 0 <= one.high for one in of_noise]) < 0.99
+
+
+def test_interval_of_three_seeds_is_their_range_and_one_seed_has_none():
+    three = estimate_numbers([1.0, 2.0, 6.0])
+    assert three == (3, 1, 6, 1 / 8, 3) and f"{three:.3f}" == "3.000 [1.000, 6.000]"
+    one = estimate_numbers([1.0])
+    assert one.value == 1 and np.isnan(one.low) and f"{one:.2f}" == "1.00"
+
+
+def test_interval_is_of_the_statistic_of_the_mean():
+    of_opposites = estimate(np.array([[-1.0], [1.0]]), lambda mean: np.abs(mean[..., 0]))
+    assert of_opposites[:3] == (0, 0, 1)
+
+
+def test_what_is_not_known_of_a_seed_is_not_known_of_their_mean():
+    unknown = estimate_numbers([np.nan, 1.0])
+    assert np.isnan(unknown[:4]).all() and unknown.seeds == 2 and f"{unknown:.3f}" == unknown.shown_p() == "–"
+
+
+def test_e_to_an_estimate_keeps_its_p_and_its_seeds():
+    ratio = Estimate(math.log(2), math.log(0.5), math.log(8), 0.125, 3).exponential()
+    assert ratio == pytest.approx((2, 0.5, 8, 0.125, 3)) and f"{ratio:.1f}" == "2.0 [0.5, 8.0]"
+    assert np.isnan(estimate_numbers([0.0]).exponential().low)
+
+
+def test_p_is_shown_to_three_decimals_or_as_a_dash():
+    assert estimate_numbers([1.0, 2.0]).shown_p() == "0.250"
+    assert estimate_numbers(np.arange(1.0, 21)).shown_p() == "0.000"
+    assert estimate_numbers([1.0]).shown_p() == "–"
+
+
+def test_a_verdict_needs_the_whole_interval_above_zero():
+    above, across, below = (estimate_numbers(values) for values in ([1.0, 2], [-1.0, 2], [-1.0, -2]))
+    unknown = estimate_numbers([np.nan, 1.0])
+    assert verdict(above) == verdict(above, unknown) == "seen (2 seeds)"
+    assert verdict(across) == verdict(below) == verdict(above, across) == "not seen (2 seeds)"
+    assert verdict(unknown) == "not seen" and verdict(above, also=False) == "not seen (2 seeds)"
+    assert verdict(estimate_numbers([0.1])) == "seen (1 seed)"
+    assert verdict(estimate_numbers([-0.1])) == "not seen (1 seed)"
+
+
+def test_slope_is_least_squares():
+    x, y = np.array([0, 0.25, 0.5, 1]), np.random.default_rng(0).normal(size=(3, 4))
+    assert slope(x, y) == pytest.approx(np.polyfit(x, y.T, 1)[0])
+
+
+def test_the_best_inside_is_chosen_by_the_other_seeds():
+    curves = np.array([[5, 4, 3, 2, 5], [5, 4, 1, 4, 6], [6, 4, 2, 3, 4.0]])
+    # without the first: 4, 1.5, 3.5 → index 2 → 5 − 3; without the second: 4, 2.5, 2.5 → 2 → 5 − 1;
+    # without the third: 4, 2, 3 → 2 → 4 − 2
+    assert best_inside(curves).tolist() == [2, 4, 2]
+    assert best_inside(curves[:1]).tolist() == [3]                               # one seed chooses for itself
+    flat = np.random.default_rng(0).normal(size=(2_000, 3, 5))
+    assert np.mean([best_inside(one).mean() > 0 for one in flat]) < 0.35   # mere noise does not look like one

@@ -1,0 +1,162 @@
+"""A corpus becomes token files once, each document in one of them; later stages find the same files again."""
+
+import base64
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import tokens
+from data.sources import Source, find_source
+from data.tokens import (MIN_HELD_OUT, Corpus, corpus_of, end_of_text, fingerprint, is_held_out,
+                         load_tokenizer, open_corpus)
+from run.files import UserError
+
+TEXTS = [f"document {i}: größer als {i * i}" for i in range(40)]
+BYTES = load_tokenizer("bytes")
+
+
+def write(path: Path, texts: list[str]) -> Source:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return find_source(str(path))
+
+
+def lineage_of(*corpora: Corpus) -> list[dict]:
+    """A stage each that brought a corpus in."""
+    args, tokenizer = {"tokenizer": "bytes"}, fingerprint(BYTES)
+    return [{"args": args, "tokenizer": tokenizer, "corpora": {one.role: one.record}} for one in corpora]
+
+
+# ---- tokenizers
+
+def test_bytes_tokenizer_is_utf8_and_ends_documents_with_a_byte_utf8_never_uses():
+    text = "größer → 2 ≤ 3\n" * 20
+    assert BYTES.encode_ordinary(text) == list(text.encode()) and BYTES.n_vocab == 256
+    assert end_of_text(BYTES) == 255
+
+
+def test_a_tiktoken_file_is_a_tokenizer(tmp_path):
+    ranks = [bytes([byte]) for byte in range(256)] + [b"th", b"the"]
+    path = tmp_path / "small.tiktoken"
+    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranks))
+    path.write_text("".join(lines))
+    tokenizer = load_tokenizer(str(path))
+    assert tokenizer.encode_ordinary("the") == [257] and end_of_text(tokenizer) == 258
+    assert fingerprint(tokenizer) != fingerprint(BYTES)
+    with pytest.raises(UserError, match="--tokenizer bytes"):
+        load_tokenizer(str(tmp_path / "none.tiktoken"))
+
+
+# ---- token files
+
+def test_token_files_hold_every_document_once(tmp_path):
+    texts = [f"{i} " + "x" * 900 for i in range(900)]                  # 1% of it is less than MIN_HELD_OUT
+    source = write(tmp_path / "a.jsonl", texts + texts[:50])
+    corpus = open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
+    train, held_out = (bytes(part.astype(np.uint8)).decode("latin-1").split("\xff")[:-1]
+                       for part in (corpus.train, corpus.held_out))
+    assert sorted(train + held_out) == sorted(texts + texts[:50])
+    assert not set(train) & set(held_out)
+    assert len(corpus.held_out) >= MIN_HELD_OUT
+    assert corpus.train.dtype == np.uint16
+    meta = json.loads(next((tmp_path / "tokens").glob("*/meta.json")).read_text())
+    assert meta["tokens"] == {"train": len(corpus.train), "held_out": len(corpus.held_out)}
+
+
+def test_a_larger_share_holds_out_more_of_the_same_documents():
+    texts = list(map(str, range(2000)))
+    one, five, ten = ({text for text in texts if is_held_out(text, share)} for share in (0.01, 0.05, 0.1))
+    assert one < five < ten
+    assert 150 < len(ten) < 250                                         # of 2,000
+
+
+def test_two_runs_at_once_tokenize_a_corpus_once(tmp_path, monkeypatch):
+    source = write(tmp_path / "a.jsonl", TEXTS)
+    prepared, prepare = [], tokens.prepare
+
+    def slowly(source, *others):
+        prepared.append(source)
+        time.sleep(0.2)
+        prepare(source, *others)
+
+    monkeypatch.setattr(tokens, "prepare", slowly)
+    with ThreadPoolExecutor() as pool:
+        one, other = pool.map(lambda role: open_corpus(role, source, BYTES, folder=tmp_path), ("pre", "post"))
+    assert prepared == [source] and one.record == other.record
+
+
+def test_preparation_holds_few_documents_at_a_time(tmp_path, monkeypatch):
+    alive = most = 0
+
+    class Text(str):
+        def __new__(cls, text):
+            nonlocal alive, most
+            alive += 1
+            most = max(most, alive)
+            return super().__new__(cls, text)
+
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    monkeypatch.setattr(Source, "documents", lambda _: (Text(f"{i} " + "y" * 200) for i in range(5000)))
+    open_corpus("pre", find_source("web"), BYTES, folder=tmp_path)
+    assert most < 1500
+
+
+# ---- the corpora of a checkpoint
+
+def test_a_prepared_corpus_is_not_read_again_but_a_changed_one_is(tmp_path, monkeypatch):
+    source, folder = write(tmp_path / "a.jsonl", TEXTS), tmp_path / "tokens"
+    first = open_corpus("post", source, BYTES, folder=folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "documents", None)
+        assert np.array_equal(open_corpus("post", source, BYTES, folder=folder).train, first.train)
+
+    # The token files that a checkpoint names still are what they were, but nobody else gets them any more.
+    source = write(tmp_path / "a.jsonl", [text + "!" for text in TEXTS])
+    assert np.array_equal(corpus_of(lineage_of(first), "post", folder).train, first.train)
+    assert not np.array_equal(open_corpus("post", source, BYTES, folder=folder).train, first.train)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="a.jsonl has changed"):
+        corpus_of(lineage_of(first), "post", folder)
+
+    # Without its token files a corpus is prepared again where it has not changed.
+    write(tmp_path / "a.jsonl", TEXTS)
+    assert np.array_equal(corpus_of(lineage_of(first), "post", folder).train, first.train)
+
+
+def test_the_last_corpus_of_a_role_is_the_one_that_counts(tmp_path):
+    sources = [write(tmp_path / f"{name}.jsonl", [name + text for text in TEXTS]) for name in "abc"]
+    pre, ft, other_ft = (open_corpus(role, source, BYTES, folder=tmp_path / "tokens")
+                         for role, source in zip(("pre", "ft", "ft"), sources))
+    lineage = lineage_of(pre, ft, other_ft)
+    assert corpus_of(lineage, "ft", tmp_path / "tokens").record == other_ft.record
+    assert corpus_of(lineage, "pre", tmp_path / "tokens").record == pre.record
+    assert corpus_of(lineage, "ft", tmp_path / "tokens").role == "ft"
+
+
+# ---- windows of a corpus
+
+def test_a_limit_chooses_windows_all_over_the_corpus_and_smaller_limits_parts_of_larger(tmp_path):
+    source = write(tmp_path / "a.jsonl", [f"{i} " + "x" * 400 for i in range(300)])
+    corpus = open_corpus("post", source, BYTES, folder=tmp_path / "tokens")
+    large, small = (set(corpus.windows(64, 8, seed=1, stage=1, limit=limit).chosen.tolist())
+                    for limit in (32_000, 6_400))
+    assert len(large) == 500 and len(small) == 100 and small < large
+    assert max(small) > 0.9 * len(corpus.train) / 64
+    assert corpus.windows(64, 8, seed=1, stage=1).role == "post"
+
+
+def test_held_out_windows_are_spread_evenly_and_at_most_256():
+    def corpus(held_out: int) -> Corpus:
+        return Corpus("pre", np.arange(9), np.arange(held_out), {"source": "numbers"})
+    assert corpus(13).held_out_sequences(4).tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
+    many = corpus(4 * 512 + 1).held_out_sequences(4)                    # every other of 512
+    assert len(many) == 256 and many[:, 0].tolist() == list(range(0, 4 * 512, 8))
+    with pytest.raises(UserError, match="numbers has too few documents"):
+        corpus(4).held_out_sequences(4)
