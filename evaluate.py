@@ -29,6 +29,7 @@ NAMES = ("L_im", "L_ret", "L_ft", "L_pre", "L_post")      # the order of columns
 
 
 def main():
+    # On the device and in the precision that a stage would choose here.
     args = parse()
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)

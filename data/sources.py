@@ -91,7 +91,7 @@ class Source:
 
     def _rows(self, held_out: bool) -> Iterator[dict]:
         """Rows, streamed: nothing is downloaded or held beyond what is read."""
-        import datasets                                    # here: embedded corpora need not wait seconds for it
+        import datasets                                  # here: embedded corpora need not wait seconds for it
         datasets.disable_progress_bars()
         for noisy in ("huggingface_hub", "datasets"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)

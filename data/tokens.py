@@ -76,7 +76,7 @@ def open_corpus(role: str, source: Source, tokenizer: tiktoken.Encoding, limit: 
                 folder: Path = Path("out/tokens")) -> Corpus:
     """Open the token files of a corpus, prepared first if need be.
 
-    `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4). Others are prepared
+    `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4). Others are read
     whole, so that what is held out does not depend on it. Raises UserError if there is no text to be read.
     """
     if not source.held_out_split:

@@ -7,7 +7,7 @@
     python -m experiments fig3a --only draw                  what is finished, without training
     python -m experiments frontier --runs out/toy/music-lam[01]-seed1    any runs, by what their lineage says
 
-Killed, or run again, or on several machines that share the folder, it goes on with what is not finished; after
+Killed, or run again, or on several machines that share the folder, it goes on with what is unfinished; after
 SIGKILL the runs of the moment go on by themselves. The paper's 1B figures 8 to 12 are these with --preset 1b.
 """
 
@@ -36,10 +36,9 @@ PAPERS = [early_exposure]
 
 
 def main() -> None:
+    # Runs that are there need no plan.
     args = parse()
     papers = {name: paper for paper in PAPERS for name in paper.FIGURES}
-
-    # Runs that are there need no plan.
     if args.runs:
         draw_runs(papers[args.name], args)
         return
@@ -73,7 +72,8 @@ def main() -> None:
         print(f"\nFAILED {shlex.join(command(run, args.nproc_per_node))}\n{lines}", file=sys.stderr)
     if failed:
         missing = sum(not run.is_finished() for run in runs)
-        raise UserError(f"{len(failed)} runs failed, {missing} are missing, mend the cause and run this again")
+        raise UserError(f"{len(failed)} runs failed, {missing} are missing, "
+                        "mend the cause and run this again")
     if not all(drawn):
         sys.exit(2)
 
@@ -102,7 +102,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     only.add_argument("--runs", nargs="+", type=Path, metavar="RUN",
                       help="draw these finished runs, or all in these folders, without training")
     only.add_argument("--list", nargs="?", const="all", choices=("all", *STAGES), metavar="STAGE",
-                      help="only print the commands: of a stage, which can all run at once, or stage by stage")
+                      help="only print the commands: "
+                           "of a stage, which can all run at once, or stage by stage")
     only.add_argument("--cost", action="store_true", help="only print the cost")
 
     # argparse cannot say what these need beside them.
@@ -139,7 +140,7 @@ def runs_of(paper: ModuleType, name: str, args: Namespace, seeds: int, root: Pat
     """Plan the runs of a figure; raises UserError if a corpus is not there."""
     corpora = corpora_of(paper, args)
     for corpus in corpora.values():
-        find_source(corpus)                              # what is not there is said now, not when its turn comes
+        find_source(corpus)                              # what is not there is said now, not at its turn
     return plan(paper.FIGURES[name].plan, args.preset, paper.SETTINGS[args.preset], corpora, seeds, root)
 
 
@@ -176,7 +177,7 @@ def make(args: Namespace, runs: list[Planned], corpora: dict[str, str], root: Pa
 
 
 def prepare_corpora(corpora: dict[str, str], preset: str) -> None:
-    """Tokenize those that need no download: once, and what is wrong with one is said before anything trains."""
+    """Tokenize those that need no download: what is wrong with one is said before anything trains."""
     sources = [find_source(corpus) for corpus in corpora.values()]
     local = [source for source in sources if source.is_local]
     if local:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +125,8 @@ def default_batch(preset: str, device: torch.device) -> int:
     return 64 if device.type == "cuda" else 1
 
 
-def main() -> None:
+def parse() -> Namespace:
+    """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--shapes", nargs="+", choices=PRESETS, default=["toy", "135m"], help="[toy 135m]")
     parser.flag("steps", positive, "to time, after two that are not [10]", default=10)
@@ -133,13 +135,18 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile [on CUDA]")
     parser.add_argument("--no-run", action="store_true", help="leave out the whole toy Stage 1")
     add_device_flags(parser)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
     # Every speed is told as a share of the ceiling, which comes first.
+    args = parse()
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     ceiling = matmul_ceiling(device, dtype)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
     print(f"{name}, torch {torch.__version__}, {dtype}: matrix product {ceiling / 1e9:,.0f} GFLOP/s")
 
     # What was not asked for is left to the stages' defaults.

@@ -15,14 +15,14 @@ Judged = list[tuple[str, str, Estimate]]         # (claim, statistic in words, e
 
 
 class Curves(NamedTuple):
-    """A figure of losses against a dial, a curve a value of `series`, a row of panels a pipeline."""
+    """A figure of losses against a dial: a row of panels a pipeline, a curve a value of `series`."""
     dial: str                                                # a key of the points, λ for instance
     symbol: str                                              # as an axis calls it
     series: str                                              # a key of the points
     name_series: Callable[[object], str]                     # its value → as a legend calls it
     panels: Sequence[str]                                    # the losses drawn, a panel each
     losses: Sequence[str]                                    # those in the table
-    falls: str                                               # the loss whose fall along the dial the table tells
+    falls: str                                               # the loss whose fall along the dial is tabulated
     belongs: Callable[[Point], bool]                         # whether a point is of this figure
     judge: Callable[[ndarray, dict[str, ndarray]], Judged]   # dial (k,), losses (seeds, k) → the claims
     published: Callable[[object, str], ndarray | None]       # (series, loss) → the paper's curve, (n, 2)
@@ -33,7 +33,7 @@ class Curves(NamedTuple):
         return [point for point in points if self.belongs(point)]
 
     def required(self) -> str:
-        """Say what else than `belongs` asks for the figure wants of its points: nothing."""
+        """Say what a pipeline must have, for an error to go on with: one point is enough."""
         return ""
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
@@ -52,8 +52,8 @@ class Curves(NamedTuple):
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate the means over seeds at every value of the dial, under a header."""
-        fall = f"{self.falls} below that at the first {self.symbol}"
-        rows = [[self.name_series(None), self.symbol, *self.losses, fall, "p"]]
+        title = f"{self.falls} below that at the first {self.symbol}"
+        rows = [[self.name_series(None), self.symbol, *self.losses, title, "p"]]
         for pipeline, series in groups(points, self.series):
             dial, by_loss = self._curves(points, pipeline, series)
             where = f"{pipeline}, {self.name_series(series)}"
@@ -65,13 +65,14 @@ class Curves(NamedTuple):
                 rows.append([where, f"{value:.3g}", *means, *told])
         return rows
 
-    def _curves(self, points: list[Point], pipeline: str, series: object) -> tuple[ndarray, dict[str, ndarray]]:
+    def _curves(self, points: list[Point], pipeline: str,
+                series: object) -> tuple[ndarray, dict[str, ndarray]]:
         some = having(points, pipeline=pipeline, **{self.series: series})
         return curves(some, self.dial, self.losses)
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline."""
-        # The more a series has of what tells it apart, the paler: told apart by markers in print as well.
+        # Series are shades of one colour; without colour their markers tell them apart.
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             series = sorted(distinct(having(points, pipeline=pipeline), self.series))
             shades = np.linspace(1, 0.45, len(series))
@@ -141,7 +142,8 @@ def what_else_differs(points: list[Point], dial: str) -> str:
 
 def draw_curve(axis, dial: ndarray, by_seed: ndarray, label: str, colour: str, shade: float,
                marker: str) -> None:
-    """Draw the mean over seeds (seeds, k), a star at its minimum, its interval as a band, every seed as a dot."""
+    """Draw the mean over seeds (seeds, k), a star at its least, its interval as a band, a dot a seed."""
+    # Shown in the legend, because intervals of few seeds are not worth much.
     several = len(by_seed) > 1
     if several:
         label += f", {len(by_seed)} seeds"

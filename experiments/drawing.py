@@ -13,11 +13,13 @@ from run.files import UserError, atomic, make_folder
 
 VERDICTS = ["claim", "where", "measured", "p", "verdict"]
 NOTE = ("Losses in nats per token. "
-        "[95% bootstrap interval over seeds, of fewer than five their range]; ± standard deviation over seeds; "
+        "[95% bootstrap interval over seeds, of fewer than five their range]; "
+        "± standard deviation over seeds; "
         "p: one-sided paired test over seeds, at least 1/2ⁿ for n seeds; "
         "of frontiers, p of the gap and of the ratio. "
-        "A gap is – where the frontiers of a seed have no range in common; such a seed is better if every point "
-        "of the one is dominated by the other, and for *seen* all must be. "
+        "A gap is – where the frontiers of a seed have no range in common; "
+        "such a seed is better if every point of the one is dominated by the other, "
+        "and for *seen* all must be. "
         "Definitions: `statistics.py` and `compare` in `frontiers.py`.\n")
 
 

@@ -17,48 +17,51 @@ from run.files import UserError
 View = tuple[str, str]                                       # the loss on x, the loss on y
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Fronts
 
 def pareto_front(points: ndarray) -> ndarray:
-    """The points (n, 2) that no other dominates: (m, 2), the first loss rising, the second falling.
+    """Keep the points (n, 2) that no other dominates: (m, 2), the first loss rising, the second falling.
 
-    A point is dominated by one that is no higher in either loss and lower in one; of equal points one is kept.
+    A point is dominated by one that is no higher in either loss and lower in one. Of equal points one stays.
     """
-    points = np.unique(points, axis=0)                                  # sorted by the first loss, then the second
+    points = np.unique(points, axis=0)                    # sorted by the first loss, then the second
     lowest_before = np.minimum.accumulate(np.r_[np.inf, points[:-1, 1]])
     return points[points[:, 1] < lowest_before]
 
 
 def reference_point(*points: ndarray) -> ndarray:
-    """The worst of each loss at any of the points (n, 2), and a tenth of their range beyond it: (2,)."""
+    """Go a tenth of the range of all points (n, 2) beyond the worst of each loss: (2,)."""
     together = np.concatenate(points)
     return together.max(axis=0) + np.ptp(together, axis=0) / 10
 
 
 def dominates(better: ndarray, worse: ndarray) -> bool:
-    """Whether every point of a front (m, 2) is dominated by one of another."""
-    no_higher = (better[:, None] <= worse).all(axis=-1)                 # (better, worse)
+    """Say whether every point of the front `worse` (m, 2) is dominated by one of the other."""
+    no_higher = (better[:, None] <= worse).all(axis=-1)   # (points of better, points of worse)
     lower_once = (better[:, None] < worse).any(axis=-1)
     return bool((no_higher & lower_once).any(axis=0).all())
 
 
 def hypervolume(points: ndarray, reference: ndarray) -> float:
-    """The area, in nats², of all that the points (n, 2) dominate up to the reference point (2,)."""
+    """Measure the area, in nats², that the points (n, 2) dominate up to the reference point (2,)."""
     front = pareto_front(points[(points < reference).all(axis=1)])
     widths = np.diff(np.r_[front[:, 0], reference[0]])
     return float(widths @ (reference[1] - front[:, 1]))
 
 
 def gap_at_matched(worse: ndarray, better: ndarray) -> float:
-    """How much lower the second loss is on one front than on the other at equal first loss, in nats.
+    """Measure how much lower the second loss is on one front than on the other at equal first loss, in nats.
 
-    Both fronts (m, 2) are taken as piecewise linear. The mean over the range of the first loss that they have in
-    common; nan where they have none: nothing is extrapolated.
+    Both fronts (m, 2) are taken as piecewise linear. Returns the mean over the range of the first loss that
+    they have in common; nan where they have none: nothing is extrapolated.
     """
-    low, high = max(worse[0, 0], better[0, 0]), min(worse[-1, 0], better[-1, 0])
+    low = max(worse[0, 0], better[0, 0])
+    high = min(worse[-1, 0], better[-1, 0])
     if low > high:
         return np.nan
+
+    # Between the knots of both the gap is linear, so that the trapezoids are exact.
     knots = np.unique(np.clip(np.r_[worse[:, 0], better[:, 0]], low, high))
     gaps = np.interp(knots, *worse.T) - np.interp(knots, *better.T)
     if high == low:
@@ -67,52 +70,60 @@ def gap_at_matched(worse: ndarray, better: ndarray) -> float:
 
 
 def fronts(points: Sequence[Point], view: View) -> dict[str, ndarray]:
-    """The front of each seed, (m, 2)."""
-    return {seed: pareto_front(columns(having(points, seed=seed), view)) for seed in distinct(points, "seed")}
+    """Find the front of each seed, (m, 2)."""
+    by_seed = {seed: having(points, seed=seed) for seed in distinct(points, "seed")}
+    return {seed: pareto_front(columns(some, view)) for seed, some in by_seed.items()}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Two recipes compared
 
 class Comparison(NamedTuple):
-    """By what one recipe's frontier is better than another's, over the seeds that both have."""
+    """By how much one recipe's frontier is better than another's, over the seeds that both have."""
     gap: Estimate                  # in L_ret at the view's other loss matched, nats
     log_ratio: Estimate            # logarithm of the ratio of hypervolumes
     wins: list[bool]               # of each seed
     verdict: str
 
 
-def compare(better: Sequence[Point], worse: Sequence[Point], view: View, key_loss: str = "L_ret") -> Comparison:
+def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
+            key_loss: str = "L_ret") -> Comparison:
     """Compare the fronts of two recipes, seed by seed.
 
     A seed is won if its gap is above 0 or, where its fronts have no range in common and so no gap, if the one
-    dominates the other. The claim is that gap and ratio are above 0; without a gap in some seed, that every seed is
-    won and the ratio above 0. The hypervolumes' reference is `reference_point` of all points compared. Raises
-    UserError if no seed has both.
+    dominates the other. The claim is that gap and ratio are above 0; without a gap in some seed, that every
+    seed is won and the ratio above 0. The hypervolumes' reference is `reference_point` of all the points.
+    Raises UserError if no seed has both.
     """
+    # The loss of the claim is the second: the gap is measured in it.
     matched_loss = next(loss for loss in view if loss != key_loss)
     matched = matched_loss, key_loss
-    better_by_seed, worse_by_seed = fronts(better, matched), fronts(worse, matched)
+    better_by_seed = fronts(better, matched)
+    worse_by_seed = fronts(worse, matched)
     seeds = [seed for seed in better_by_seed if seed in worse_by_seed]
     if not seeds:
-        raise UserError(f"no seed has runs of both {better[0]['recipe']} and {worse[0]['recipe']}, finish one first")
+        raise UserError(f"no seed has runs of both {better[0]['recipe']} and {worse[0]['recipe']}, "
+                        "finish one first")
 
     # Every hypervolume is measured from beyond all points, so that none depends on a front's own ends.
     reference = reference_point(columns(better, matched), columns(worse, matched))
     gaps, log_ratios, wins = [], [], []
     for seed in seeds:
-        b, w = better_by_seed[seed], worse_by_seed[seed]
-        gap = gap_at_matched(w, b)
+        front, other = better_by_seed[seed], worse_by_seed[seed]
         with np.errstate(divide="ignore", invalid="ignore"):           # two single points may have no volume
-            log_ratios.append(np.log(hypervolume(b, reference)) - np.log(hypervolume(w, reference)))
+            log_ratios.append(np.log(hypervolume(front, reference)) - np.log(hypervolume(other, reference)))
+        gap = gap_at_matched(other, front)
         gaps.append(gap)
-        wins.append(dominates(b, w) if np.isnan(gap) else gap > 0)
+        wins.append(dominates(front, other) if np.isnan(gap) else gap > 0)
 
-    gap, log_ratio = estimate_numbers(gaps), estimate_numbers(log_ratios)
-    return Comparison(gap, log_ratio, wins, verdict(gap, log_ratio, also=all(wins) or not np.isnan(gap.value)))
+    # One seed without a gap leaves the mean without one, and then the wins are what can be judged.
+    gap = estimate_numbers(gaps)
+    log_ratio = estimate_numbers(log_ratios)
+    judged = verdict(gap, log_ratio, also=all(wins) or not np.isnan(gap.value))
+    return Comparison(gap, log_ratio, wins, judged)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Figures
 
 class Style(NamedTuple):
@@ -123,66 +134,86 @@ class Style(NamedTuple):
     face: str
 
 
+class Pair(NamedTuple):
+    """A claim about two recipes."""
+    better: Hashable               # as the claim says
+    worse: Hashable
+
+
 class Frontiers(NamedTuple):
-    """A figure of frontiers: views down, unless there is one, then pipelines; columns of recipes beside each other."""
+    """A figure of frontiers: views down, unless there is one, then pipelines; columns of recipes across."""
     views: Sequence[View]
-    recipes: Sequence[Sequence[Hashable]]                    # of one column each; (): whatever there are, in one
-    claims: dict[str, tuple[Hashable, Hashable]]             # claim → the recipe said to be better, the worse
+    recipes: Sequence[Sequence[Hashable]]                    # a column each; [()]: whatever there are, in one
+    claims: dict[str, Pair]                                  # in words → the recipes compared
     losses: Sequence[str]                                    # those in the table
     belongs: Callable[[Point], bool]                         # whether a point may be of this figure
-    highest: dict[str, object]                               # key → only its highest value, or this one, is drawn
+    highest: dict[str, object]                               # key → drawn are its highest value and this one
     style: Callable[[Hashable, Sequence[Hashable]], Style]   # (recipe, those drawn with it)
     published: Callable[[str, Sequence[Hashable], Hashable, View], ndarray | None]
     # (pipeline, column, recipe, view) → the paper's line, (n, 2)
 
-    def select(self, points: list[Point]) -> tuple[list[Point], str]:
-        """Those of the points that the figure is of, and what is missing where there are none.
+    def select(self, points: list[Point]) -> list[Point]:
+        """Keep those of the points that the figure is of.
 
         Of pipelines that have two recipes to compare, the recipes drawn, at the highest values.
         """
-        points, missing = [point for point in points if self.belongs(point)], ""
-        drawn = set(itertools.chain(*self.recipes))
+        points = [point for point in points if self.belongs(point)]
+        drawn = self._drawn()
         if drawn:
-            pairs = " or ".join(" and ".join(map(str, pair)) for pair in self.claims.values())
-            missing = f", no pipeline has {pairs}"
             chosen = []
             for pipeline in distinct(points, "pipeline"):
                 there = having(points, pipeline=pipeline)
                 if self._can_compare(there):
                     chosen += [point for point in there if point["recipe"] in drawn]
             points = chosen
+
+        # After the choice of recipes, one of which may alone have been run at the highest value.
         for key, also in self.highest.items():
             points = at_highest(points, key, also)
-        return points, missing
+        return points
+
+    def required(self) -> str:
+        """Say what a pipeline must have, for an error to go on with where none has it."""
+        if not self._drawn():
+            return ""
+        pairs = [f"{pair.better} and {pair.worse}" for pair in self.claims.values()]
+        return f", no pipeline has {' or '.join(pairs)}"
+
+    def _drawn(self) -> set[Hashable]:
+        """The recipes of all columns; none where a figure takes whatever there are."""
+        return set(itertools.chain(*self.recipes))
 
     def _can_compare(self, points: list[Point]) -> bool:
         there = set(distinct(points, "recipe"))
         return any(set(pair) <= there for pair in self.claims.values())
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
-        """Rows and columns of panels."""
+        """Count the rows and columns of panels."""
         pipelines = len(distinct(points, "pipeline"))
         if len(self.views) > 1:
             return len(self.views), pipelines * len(self.recipes)
         return pipelines, len(self.recipes)
 
-    def tables(self, points: list[Point]) -> tuple[list[list[str]], list[str], list[list[str]]]:
-        """The rows of the verdicts; header and rows of the lowest losses."""
-        verdicts = []
-        for claim, (better, worse) in self.claims.items():
-            for pipeline in distinct(points, "pipeline"):
-                there = having(points, pipeline=pipeline)
-                one, other = having(there, recipe=better), having(there, recipe=worse)
-                if one and other:
-                    verdicts += [verdict_row(claim, pipeline, view, compare(one, other, view)) for view in self.views]
+    def verdicts(self, points: list[Point]) -> list[list[str]]:
+        """Judge every claim in every pipeline and view: rows of `drawing.VERDICTS`. Raises as `compare`."""
+        rows = []
+        for (claim, pair), pipeline in itertools.product(self.claims.items(), distinct(points, "pipeline")):
+            better = having(points, pipeline=pipeline, recipe=pair.better)
+            worse = having(points, pipeline=pipeline, recipe=pair.worse)
+            if better and worse:
+                for view in self.views:
+                    rows.append(verdict_row(claim, pipeline, view, compare(better, worse, view)))
+        return rows
 
-        values = []
+    def table(self, points: list[Point]) -> list[list[str]]:
+        """Tabulate the lowest losses of every recipe, under a header."""
+        rows = [["pipeline", "recipe", "runs", "seeds", *(f"lowest {loss}" for loss in self.losses)]]
         for pipeline, recipe in dict.fromkeys((point["pipeline"], point["recipe"]) for point in points):
             some = having(points, pipeline=pipeline, recipe=recipe)
+            seeds = distinct(some, "seed")
             lowest = [f"{columns(some, [loss]).min():.3f}" for loss in self.losses]
-            values.append([pipeline, str(recipe), str(len(some)), str(len(distinct(some, "seed"))), *lowest])
-        header = ["pipeline", "recipe", "runs", "seeds", *(f"lowest {loss}" for loss in self.losses)]
-        return verdicts, header, values
+            rows.append([pipeline, str(recipe), str(len(some)), str(len(seeds)), *lowest])
+        return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw every panel."""
@@ -193,31 +224,41 @@ class Frontiers(NamedTuple):
                 some = having(points, pipeline=pipeline, recipe=recipe)
                 if some:
                     draw_front(axis, some, view, str(recipe), self.style(recipe, drawn))
+
+            # The paper's numbers are of the 135m model only.
             if points[0]["preset"] == "135m":
                 for recipe in column:
-                    line = self.published(pipeline, column, recipe, view)
-                    if line is not None:
-                        colour = self.style(recipe, drawn).colour
-                        axis.plot(*line.T, "--", color=colour, linewidth=0.8, label=f"paper, {recipe}")
+                    self._draw_published(axis, pipeline, column, recipe, view)
             x, y = view
             axis.set(xlabel=f"{x} (nats per token)", ylabel=f"{y} (nats per token)", title=pipeline)
 
+    def _draw_published(self, axis, pipeline: str, column: Sequence[Hashable], recipe: Hashable,
+                        view: View) -> None:
+        line = self.published(pipeline, column, recipe, view)
+        if line is not None:
+            colour = self.style(recipe, column).colour
+            axis.plot(*line.T, "--", color=colour, linewidth=0.8, label=f"paper, {recipe}")
+
 
 def verdict_row(claim: str, pipeline: str, view: View, compared: Comparison) -> list[str]:
-    """A row of the table of verdicts."""
-    gap, ratio = compared.gap, compared.log_ratio.exponential()
+    """Write a row of the table of verdicts."""
+    x, y = view
+    gap = compared.gap
+    ratio = compared.log_ratio.exponential()
     won = ""
     if np.isnan(gap.value):
         won = f", better in {sum(compared.wins)} of {len(compared.wins)}"
-    return [claim, f"{pipeline}, ({view[0]}, {view[1]})", f"gap in L_ret {gap:.3f}{won}, hypervolume ratio {ratio:.2f}",
-            f"{gap.shown_p()}, {ratio.shown_p()}", compared.verdict]
+    measured = f"gap in L_ret {gap:.3f}{won}, hypervolume ratio {ratio:.2f}"
+    p = f"{gap.shown_p()}, {ratio.shown_p()}"
+    return [claim, f"{pipeline}, ({x}, {y})", measured, p, compared.verdict]
 
 
 def draw_front(axis, points: list[Point], view: View, label: str, style: Style) -> None:
-    """Every run as a point, and their frontier: of one seed as it is, of several the mean and its interval.
+    """Draw every run as a point, and their frontier: of several seeds its mean and interval.
 
     The mean is over the range that the seeds share, without markers; seeds that share none have a line each.
     """
+    # The legend shows one mark of a recipe: an empty line, whatever is drawn of it.
     by_seed = list(fronts(points, view).values())
     if len(by_seed) > 1:
         label += f", {len(by_seed)} seeds"
@@ -225,7 +266,9 @@ def draw_front(axis, points: list[Point], view: View, label: str, style: Style) 
     axis.plot(*columns(points, view).T, style.marker, markersize=4, alpha=0.35, **colours)
     axis.plot([], [], style.line + style.marker, markersize=5, label=label, **colours)
 
-    low, high = max(front[0, 0] for front in by_seed), min(front[-1, 0] for front in by_seed)
+    # Nothing is extrapolated, so that a mean needs a range of x that all seeds have.
+    low = max(front[0, 0] for front in by_seed)
+    high = min(front[-1, 0] for front in by_seed)
     if len(by_seed) == 1 or low >= high:
         for front in by_seed:
             axis.plot(*front.T, style.line + style.marker, markersize=5, linewidth=1.6, **colours)
@@ -233,6 +276,7 @@ def draw_front(axis, points: list[Point], view: View, label: str, style: Style) 
     x = np.linspace(low, high, 50)
     y = np.array([np.interp(x, *front.T) for front in by_seed])
     band = [estimate_numbers(column) for column in y.T]
+    lower = [one.low for one in band]
+    upper = [one.high for one in band]
     axis.plot(x, y.mean(axis=0), style.line, linewidth=1.6, **colours)
-    axis.fill_between(x, [one.low for one in band], [one.high for one in band], color=style.colour, alpha=0.15,
-                      linewidth=0)
+    axis.fill_between(x, lower, upper, color=style.colour, alpha=0.15, linewidth=0)

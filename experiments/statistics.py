@@ -101,7 +101,7 @@ def slope(x: ndarray, y: ndarray) -> ndarray:
 def best_inside(by_seed: ndarray) -> ndarray:
     """Measure how much lower a loss (seeds, k) is at its best inside than at the better end: (seeds,).
 
-    Of several seeds, each is measured at the value inside that is best on average over the others: the least of
+    Of several seeds, each is measured at the value that is best on average over the others: the least of
     noisy values is below the ends by itself, a value chosen by other seeds is not.
     """
     gains = []

@@ -1,6 +1,6 @@
 """A plan → the runs of its chains, and what runs them: each once, whatever happens.
 
-Killed, or started again, or on several machines that share the folder, a sweep goes on with what is not finished.
+Killed, started again, or on several machines that share the folder, a sweep goes on with what is unfinished.
 """
 
 import itertools
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -40,28 +40,31 @@ class Planned(NamedTuple):
     parent: "Planned | None"
 
     def is_finished(self) -> bool:
-        """Whether its folder says so."""
+        """Say whether its folder has the record of a finished run."""
         return (self.out / "run.json").exists()
 
     def ancestors(self) -> "list[Planned]":
-        """The runs before it in its chain, the nearest first."""
-        return [self.parent, *self.parent.ancestors()] if self.parent else []
+        """List the runs before it in its chain, the nearest first."""
+        if not self.parent:
+            return []
+        return [self.parent, *self.parent.ancestors()]
 
     def log(self) -> Path:
-        """Where what it prints goes, beside its folder."""
+        """Name the file that what it prints goes to, beside its folder."""
         return self.out.with_name(f"{self.stage}.log")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # A plan → its runs
 
-def plan(lines: Sequence[str], preset: str, settings: dict[str, str], corpora: dict[str, str], seeds: int, root: Path
-         ) -> list[Planned]:
+def plan(lines: Sequence[str], preset: str, settings: dict[str, str], corpora: dict[str, str], seeds: int,
+         root: Path) -> list[Planned]:
     """Work out the runs of a figure, parents before children, one seed after another, each once.
 
-    Each line is a chain of any length, its stages divided by |, each a name and its flags. Raises UserError if two runs
-    would share a folder: corpora whose files have the same name.
+    Each line is a chain of any length, its stages divided by |, each a name and its flags. Raises UserError
+    if two runs would share a folder: corpora whose files have the same name.
     """
+    # By folder, because chains that begin alike share their first runs.
     runs = {}
     for seed, line in itertools.product(range(1, seeds + 1), lines):
         parents = [None]
@@ -77,20 +80,22 @@ def plan(lines: Sequence[str], preset: str, settings: dict[str, str], corpora: d
     return list(runs.values())
 
 
-def planned(stage: str, choice: Settings, corpora: dict[str, str], preset: str, seed: int, parent: Planned | None,
-            root: Path) -> Planned:
-    """One run of a chain, in a folder that is called by what sets it apart from its parent's other children."""
+def planned(stage: str, choice: Settings, corpora: dict[str, str], preset: str, seed: int,
+            parent: Planned | None, root: Path) -> Planned:
+    """Plan one run of a chain; its folder is called by what tells it from its parent's other children."""
     named = {f"${role}": corpus for role, corpus in corpora.items()}
     settings = tuple((flag, named.get(value, value)) for flag, value in choice)
     name = folder_name(settings)
     if parent:
-        return Planned(stage, settings, seed, parent.out.parent / name / stage, parent)
-    return Planned(stage, (("--preset", preset), *settings), seed, root / f"{name}-seed{seed}" / stage, None)
+        return Planned(stage, settings, seed, out=parent.out.parent / name / stage, parent=parent)
+    out = root / f"{name}-seed{seed}" / stage
+    return Planned(stage, (("--preset", preset), *settings), seed, out, parent=None)
 
 
 def expand(words: Sequence[str]) -> Iterator[Settings]:
-    """The settings that words say, once for every choice among {a,b}; the last choice varies fastest."""
-    for choice in itertools.product(*(word.strip("{}").split(",") for word in words)):
+    """Read the settings that words say, once for every choice among {a,b}; the last choice varies fastest."""
+    choices = [word.strip("{}").split(",") for word in words]
+    for choice in itertools.product(*choices):
         settings = []
         for word, following in itertools.pairwise((*choice, "--")):
             if word.startswith("--"):
@@ -99,7 +104,7 @@ def expand(words: Sequence[str]) -> Iterator[Settings]:
 
 
 def folder_name(settings: Settings) -> str:
-    """(--post, my/tunes.txt), (--lam, 0.5) → tunes-lam0.5. D_pre is the root folder's."""
+    """Name a folder: (--post, my/tunes.txt), (--lam, 0.5) → tunes-lam0.5. D_pre is the root folder's."""
     parts = []
     for flag, value in settings:
         if flag in ("--post", "--ft"):
@@ -109,8 +114,9 @@ def folder_name(settings: Settings) -> str:
     return "-".join(parts)
 
 
-def with_further_seeds(runs: list[Planned], of_seeds, root: Path) -> list[Planned]:
-    """A plan's runs, and those of every further seed that is finished: a figure never loses seeds.
+def with_further_seeds(runs: list[Planned], of_seeds: Callable[[int], list[Planned]],
+                       root: Path) -> list[Planned]:
+    """Add to a plan's runs those of every further seed that is finished: a figure never loses seeds.
 
     `of_seeds(n)` is the plan of the seeds 1 to n.
     """
@@ -122,7 +128,7 @@ def with_further_seeds(runs: list[Planned], of_seeds, root: Path) -> list[Planne
 
 
 def require_same(run: Planned) -> None:
-    """Raise UserError if what is finished in a run's folder had other settings: other corpora of the same name, say."""
+    """Raise UserError if what is finished in a run's folder had other settings, or corpora of that name."""
     args = read_run(run.out)["args"]
     for flag, word in (*run.settings, ("--seed", str(run.seed))):
         value = args[flag.removeprefix("--").replace("-", "_")]
@@ -141,11 +147,11 @@ def number(text: str) -> float:
     return count(text) if text[-1].isalpha() else float(text)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Commands
 
 def command(run: Planned, processes: int, python: str = "python", flags: Sequence[str] = ()) -> list[str]:
-    """The command of a run as typed by a person; finished it does nothing, unfinished it continues."""
+    """Write the command of a run as a person would; finished it does nothing, unfinished it continues."""
     words = [python]
     if processes > 1:
         words += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -158,17 +164,19 @@ def command(run: Planned, processes: int, python: str = "python", flags: Sequenc
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):                     # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def threads(at_once: int) -> int:
-    """A process's share of the cores, of so many at once."""
+    """Share out the cores among so many processes at once."""
     return max(1, cores() // at_once)
 
 
 def environment(slot: int, jobs: int, processes: int, root: Path) -> dict[str, str]:
-    """The variables of a run: its share of the cores and, where there are several, of the GPUs.
+    """Set the variables of a run: its share of the cores and, where several run at once, of the GPUs.
 
     What torch.compile makes is kept for all runs of the sweep: the same model is compiled once.
     """
@@ -176,14 +184,21 @@ def environment(slot: int, jobs: int, processes: int, root: Path) -> dict[str, s
              "TORCHINDUCTOR_CACHE_DIR": str((root / ".compiled").resolve())} | os.environ
     gpus = torch.cuda.device_count()
     if jobs > 1 and gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        everyone = ",".join(map(str, range(gpus)))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", everyone).split(",")
         mine = [visible[(slot * processes + process) % gpus] for process in range(processes)]
         share["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
     return share
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Running
+
+class Running(NamedTuple):
+    """A run being made, and the process that makes it."""
+    run: Planned
+    process: subprocess.Popen
+
 
 @dataclass
 class Sweep:
@@ -192,95 +207,113 @@ class Sweep:
     jobs: int                                                # runs at once
     processes: int                                           # of a run
     root: Path
-    flags: dict[Planned, list[str]]                          # further flags of a run, that do not change its result
+    flags: dict[Planned, list[str]]                          # further ones, which do not change its result
     tokens: dict[Planned, float]                             # that a run trains on, to tell how long is left
     waiting: list[Planned] = field(default_factory=list)
-    running: dict[int, tuple[Planned, subprocess.Popen]] = field(default_factory=dict)       # by slot
-    failed: dict[Planned, str] = field(default_factory=dict)                                  # and their last lines
-    not_before: dict[Planned, float] = field(default_factory=dict)     # clock time at which to try again
+    running: dict[int, Running] = field(default_factory=dict)            # by slot
+    failed: dict[Planned, str] = field(default_factory=dict)             # and their last lines
+    not_before: dict[Planned, float] = field(default_factory=dict)       # clock time at which to try again
     tokens_done: float = 0.0
+    started: float = 0.0                                     # clock time
 
     def execute(self) -> dict[Planned, str]:
         """Make the runs that are missing; returns the failed ones and their last lines.
 
-        A run that another process is at is left to it. However this ends, so do the runs it started, saving first.
+        A run that another process is at is left to it. However this ends, what it started saves and ends too.
         """
         if self.missing:
             print(f"{self.jobs} at once; what they print is in a .log beside the folder of each, "
                   f"{self.missing[0].log()}", flush=True)
-        self.waiting, self.started = list(self.missing), time.monotonic()
+        self.waiting = list(self.missing)
+        self.started = time.monotonic()
+
         # Signals are heeded between the starts of runs, so that none is left behind.
         with noting_signals() as received:
             try:
                 while self.waiting or self.running:
                     if received:
-                        print("stopping; what runs saves first, and the same command continues it", flush=True)
+                        print("stopping; what runs saves first, and the same command continues it",
+                              flush=True)
                         sys.exit(128 + received[0])
                     self._collect()
                     self._start()
                     time.sleep(0.2)
             finally:
-                for _, process in self.running.values():
-                    process.terminate()
-                for _, process in self.running.values():
-                    process.wait()
+                for one in self.running.values():
+                    one.process.terminate()
+                for one in self.running.values():
+                    one.process.wait()
         return self.failed
 
     def _collect(self) -> None:
         """Take note of the runs that have ended."""
-        for slot, (run, process) in list(self.running.items()):
-            status = process.poll()
+        for slot, one in list(self.running.items()):
+            run = one.run
+            status = one.process.poll()
             if status is None:
                 continue
             del self.running[slot]
+
+            # A run that failed because another process has it, or had it first, is not a failure.
             if status and is_taken(run):
                 self.not_before[run] = time.monotonic() + RETRY
                 self.waiting.append(run)
                 continue
+
+            # What comes after a failed run cannot be made.
             if status:
                 self.failed[run] = last_lines(run.log())
-                self.waiting = [other for other in self.waiting if not self.failed.keys() & {*other.ancestors()}]
+                self.waiting = [other for other in self.waiting if run not in other.ancestors()]
             else:
                 self.tokens_done += self.tokens[run]
             self._tell(run)
 
     def _start(self) -> None:
         """Start runs whose parents are finished in the slots that are free."""
-        self.waiting = [run for run in self.waiting if not run.is_finished()]
         now = time.monotonic()
-        ready = [run for run in self.waiting
-                 if now >= self.not_before.get(run, 0) and (not run.parent or run.parent.is_finished())]
+        self.waiting = [run for run in self.waiting if not run.is_finished()]
+        ready = [run for run in self.waiting if now >= self.not_before.get(run, 0)]
+        ready = [run for run in ready if not run.parent or run.parent.is_finished()]
         free = [slot for slot in range(self.jobs) if slot not in self.running]
+
+        # Looked at first, because a process that only finds its folder taken has spent seconds on its start.
         for slot, run in zip(free, ready):
             if is_taken(run):
                 if run not in self.not_before and not run.is_finished():
                     print(f"{run.out}: another process is at it", flush=True)
                 self.not_before[run] = now + RETRY
                 continue
+
+            # The log is kept over several tries: the reason of a failure may be in an earlier one.
             self.waiting.remove(run)
             make_folder(run.out.parent)
             words = command(run, self.processes, sys.executable, self.flags.get(run, ()))
+            variables = environment(slot, self.jobs, self.processes, self.root)
             with open(run.log(), "a") as log:
-                process = subprocess.Popen(words, stdout=log, stderr=log,
-                                           env=environment(slot, self.jobs, self.processes, self.root))
-            self.running[slot] = run, process
+                process = subprocess.Popen(words, stdout=log, stderr=log, env=variables)
+            self.running[slot] = Running(run, process)
 
     def _tell(self, run: Planned) -> None:
         """Say how a run ended and how long the rest may take."""
         finished = sum(one.is_finished() for one in self.missing)
         outcome = "FAILED"
         if run not in self.failed:
-            outcome = "  ".join(f"{name} {loss['mean']:.3f}" for name, loss in read_run(run.out)["losses"].items())
-        left = [one for one in self.waiting if not one.is_finished()] + [one for one, _ in self.running.values()]
+            losses = read_run(run.out)["losses"]
+            outcome = "  ".join(f"{name} {loss['mean']:.3f}" for name, loss in losses.items())
+
+        # The rest is taken to go as fast, token by token, as what has been done.
+        left = [one for one in self.waiting if not one.is_finished()]
+        left += [one.run for one in self.running.values()]
         time_left = ""
         if left and self.tokens_done:
-            seconds = (time.monotonic() - self.started) * sum(self.tokens[one] for one in left) / self.tokens_done
+            tokens_left = sum(self.tokens[one] for one in left)
+            seconds = (time.monotonic() - self.started) * tokens_left / self.tokens_done
             time_left = f"; {duration(seconds)} left"
         print(f"{finished}/{len(self.missing)} {run.out}: {outcome}{time_left}", flush=True)
 
 
 def is_taken(run: Planned) -> bool:
-    """Whether another process, here or on a machine that shares the folder, has finished a run or is at it."""
+    """Say whether another process, here or on another machine, has finished a run or is at it."""
     if run.out.exists():
         try:
             lock(run.out).release()
@@ -290,12 +323,13 @@ def is_taken(run: Planned) -> bool:
 
 
 def last_lines(log: Path) -> str:
-    """The end of what a run printed."""
-    return "\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-5:])
+    """Read the end of what a run printed."""
+    lines = log.read_text(errors="replace").splitlines()[-5:]
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def duration(seconds: float) -> str:
-    """Minutes, or hours where those are many."""
+    """Write minutes, or hours where those are many."""
     hours = seconds / 3600
     if hours >= 10:
         return f"{hours:,.0f} h"

@@ -25,22 +25,24 @@ class Row(NamedTuple):
     verdict: str
 
     def is_seen(self) -> bool:
-        """Whether the claim is seen here."""
+        """Say whether the claim is seen here."""
         return self.verdict.startswith("seen")
 
     def place(self) -> str:
-        """Its panel without |D_post|."""
+        """Name its panel, without |D_post|."""
         return self.where.partition(", |")[0]
 
     def short(self) -> str:
-        """What was measured, without the words that the claim's definition has, and the verdict."""
-        number = self.measured.rpartition(": ")[2].replace("gap in L_ret ", "").replace("hypervolume ratio ", "×")
-        return f"{number}: {'seen' if self.is_seen() else '**not seen**'}"
+        """Write what was measured, without the words that the claim's definition has, and the verdict."""
+        numbers = self.measured.rpartition(": ")[2]
+        numbers = numbers.replace("gap in L_ret ", "").replace("hypervolume ratio ", "×")
+        return f"{numbers}: {'seen' if self.is_seen() else '**not seen**'}"
 
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="with the .md of drawn figures")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
+                        help="with the .md of drawn figures")
     folders = parser.parse_args().folders
     rows = {folder.name: list(read_rows(folder)) for folder in folders}
     print(by_claim(rows))
@@ -52,8 +54,9 @@ def read_rows(folder: Path) -> Iterator[Row]:
     paths = sorted(folder.glob("fig*.md"))
     if not paths:
         raise UserError(f"no figures in {folder}, draw them first with python -m experiments")
+
+    # The verdicts are the first table of the file; a cell's own | is escaped.
     for path in paths:
-        # The first table of the file; a cell's own | is escaped.
         lines = path.read_text().replace("\\|", "\0").splitlines()
         first = lines.index("| " + " | ".join(VERDICTS) + " |") + 2
         for line in lines[first:]:
@@ -64,19 +67,17 @@ def read_rows(folder: Path) -> Iterator[Row]:
 
 
 def by_claim(rows: dict[str, list[Row]]) -> str:
-    """A row a claim: in how many of its panels it is seen."""
+    """Tabulate, a row a claim, in how many of its panels it is seen."""
     table = []
     for figure, claim in claims_of(rows):
-        cells = []
-        for of_folder in rows.values():
-            seen = [row.is_seen() for row in of_folder if (row.figure, row.claim) == (figure, claim)]
-            cells.append(seen_in(seen))
-        table.append([figure, claim, *cells])
+        panels = [about(of_folder, figure, claim) for of_folder in rows.values()]
+        table.append([figure, claim, *(seen_in(some) for some in panels)])
     return markdown(["figure", "claim", *rows], table)
 
 
-def seen_in(seen: list[bool]) -> str:
-    """In how many panels a claim is seen; bold where it is in fewer than all."""
+def seen_in(rows: list[Row]) -> str:
+    """Say in how many panels a claim is seen; bold where it is in fewer than all."""
+    seen = [row.is_seen() for row in rows]
     if not seen:
         return "–"
     if all(seen):
@@ -87,21 +88,27 @@ def seen_in(seen: list[bool]) -> str:
 
 
 def by_panel(rows: dict[str, list[Row]]) -> str:
-    """A row a claim and panel, called as in the first folder: what was measured in each."""
+    """Tabulate, a row a claim and panel, what was measured; panels are called as in the first folder."""
     table = []
     for figure, claim in claims_of(rows):
-        panels = []
-        for of_folder in rows.values():
-            panels.append([row for row in of_folder if (row.figure, row.claim) == (figure, claim)])
+        panels = [about(of_folder, figure, claim) for of_folder in rows.values()]
         for places in itertools.zip_longest(*panels):
             name = next(row.place() for row in places if row)
-            table.append([figure, claim, name, *(row.short() if row else "–" for row in places)])
+            cells = [row.short() if row else "–"
+                     for row in places]
+            table.append([figure, claim, name, *cells])
     return markdown(["figure", "claim", "pipeline, view", *rows], table)
 
 
 def claims_of(rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
-    """(figure, claim) of all folders, each once."""
-    return list(dict.fromkeys((row.figure, row.claim) for of_folder in rows.values() for row in of_folder))
+    """List (figure, claim) of all folders, each once."""
+    everywhere = itertools.chain(*rows.values())
+    return list(dict.fromkeys((row.figure, row.claim) for row in everywhere))
+
+
+def about(rows: list[Row], figure: str, claim: str) -> list[Row]:
+    """Keep the rows about a claim of a figure."""
+    return [row for row in rows if row.figure == figure and row.claim == claim]
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, defaults: dict[str, tuple[str, ...]] = {}):
         notes = "Counts may be written 150k, 30M, 8.7B."
         if defaults:
-            notes += (" In [brackets]: defaults. One marked * is ours, where the paper is silent;"
-                      " all of toy is ours.")
+            notes += ("\nIn [brackets]: defaults. One marked * is ours, where the paper is silent; "
+                      "all of toy is ours.")
         super().__init__(description=description, epilog=notes, allow_abbrev=False,
                          formatter_class=help_format)
         self.defaults = defaults

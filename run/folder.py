@@ -46,7 +46,9 @@ def take_up(args: Namespace, stage: str, after: tuple[str, ...]) -> Checkpoint:
     """
     path = checkpoint_path(args.init)
     if not path.exists() and not args.overwrite and (args.out / "run.json").exists():
-        return Checkpoint({}, {}, read_run(args.out)["lineage"][:-1])
+        run = read_run(args.out)
+        if run["stage"] == stage:
+            return Checkpoint({}, {}, run["lineage"][:-1])
     checkpoint = read_checkpoint(path)
     done = [entry["stage"] for entry in checkpoint.lineage]
     if not done or done[-1] not in after:

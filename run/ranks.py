@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from run.files import UserError
+from run.files import UserError, refusing
 
 
 def rank() -> int:
@@ -28,12 +28,13 @@ def world() -> int:
 
 
 def join(device: torch.device) -> None:
-    """Meet the other ranks."""
+    """Meet the other ranks; raises UserError if they cannot be found."""
     if world() > 1 and not dist.is_initialized():
         # What ranks tell each other about the run goes over the CPU, so that waiting holds no GPU. They may
         # wait long: rank 0 tokenizes C4 for hours.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=1))
+        with refusing(ValueError):
+            dist.init_process_group(backend, timeout=timedelta(days=1))
 
 
 def end(status: int) -> None:

@@ -1,6 +1,7 @@
-"""What the paper claims of each figure, as numbers that should be above 0, and the numbers that it published."""
+"""What the paper claims of each figure, as numbers that should be above 0, and the numbers it published."""
 
 import csv
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from numpy import ndarray
 from experiments.curves import Curves, Judged
 from experiments.drawing import Figure
 from experiments.early_exposure.plan import PLANS
-from experiments.frontiers import Frontiers, Style, View
+from experiments.frontiers import Frontiers, Pair, Style, View
 from experiments.points import Point, columns, having, seed_of, stem
 from experiments.statistics import best_inside, estimate, estimate_numbers, slope
 
@@ -19,7 +20,7 @@ LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
 PUBLISHED = Path(__file__).parent / "published"              # at 135M
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Recipes
 
 class Recipe(NamedTuple):
@@ -37,16 +38,17 @@ UNMIXED_REPLAY, MIXED_REPLAY = Recipe(False, ("replay",)), Recipe(True, ("replay
 UNMIXED_LORA, MIXED_LORA = Recipe(False, ("LoRA",)), Recipe(True, ("LoRA",))
 
 PURPLE = "#7b2fa8"
-LOOKS = {     # the paper's colours, told apart by marker and line in black and white too
-    UNMIXED: ("black", "o"), MIXED: (PURPLE, "s"), UNMIXED_LORA: ("black", "o"), MIXED_LORA: (PURPLE, "s"),
-    UNMIXED_DROPOUT: ("#159a90", "^"), MIXED_DROPOUT: ("#159a90", "^"),
-    UNMIXED_REPLAY: ("#e87b14", "D"), MIXED_REPLAY: ("#e87b14", "D"),
+COLOURS = {   # the paper's
+    UNMIXED: "black", UNMIXED_LORA: "black", MIXED: PURPLE, MIXED_LORA: PURPLE,
+    UNMIXED_DROPOUT: "#159a90", MIXED_DROPOUT: "#159a90", UNMIXED_REPLAY: "#e87b14", MIXED_REPLAY: "#e87b14",
 }
+MARKERS = {"black": "o", PURPLE: "s", "#159a90": "^", "#e87b14": "D"}    # for print in black and white
 
 
 def style(recipe: Recipe, drawn: list[Recipe]) -> Style:
-    """How a recipe is drawn: LoRA dashed; dotted what is unmixed beside the same mixed."""
-    colour, marker = LOOKS.get(recipe, ("grey", "v"))        # grey: of recipes that the paper does not draw
+    """Choose how a recipe is drawn: LoRA dashed; dotted what is unmixed beside the same mixed."""
+    colour = COLOURS.get(recipe, "grey")                     # grey: recipes that the paper does not draw
+    marker = MARKERS.get(colour, "v")
     if "LoRA" in recipe.additions:
         return Style(colour, marker, "--", "white")
     if recipe.additions and not recipe.mixed and recipe._replace(mixed=True) in drawn:
@@ -55,7 +57,8 @@ def style(recipe: Recipe, drawn: list[Recipe]) -> Style:
 
 
 def describe(lineage: list[dict]) -> dict[str, object]:
-    """What sets a chain of the three stages apart. λ is the one that Stage 1 came to."""
+    """Tell what sets a chain of the three stages apart. λ is the one that Stage 1 came to."""
+    # A recipe says which means were used, not how much of each: those are points of one frontier.
     pre, post, ft = (entry["args"] for entry in lineage)
     additions = [name for name in ("dropout", "replay") if post[name]]
     if post["lora"]:
@@ -63,19 +66,23 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     if post["compute_matched"]:
         additions.append("compute-matched")
     lam = lineage[0]["lam"]
-    return {"recipe": Recipe(lam > 0, tuple(additions)),
-            "pipeline": " → ".join((stem(pre["pre"]), stem(pre["post"]), stem(ft["ft"]))), "seed": seed_of(lineage),
-            "lam": lam, "post_tokens": pre["post_tokens"], "stage2_lr": post["lr"], "stage2_batch": post["batch"],
-            "stage3_lr": ft["lr"], "dropout": post["dropout"], "replay": post["replay"],
-            "compute_matched": post["compute_matched"]}
+    recipe = Recipe(mixed=lam > 0, additions=tuple(additions))
+    pipeline = f"{stem(pre['pre'])} → {stem(pre['post'])} → {stem(ft['ft'])}"
+
+    # In the order of the columns of a figure's .csv.
+    return {"recipe": recipe, "pipeline": pipeline, "seed": seed_of(lineage),
+            "lam": lam, "post_tokens": pre["post_tokens"],
+            "stage2_lr": post["lr"], "stage2_batch": post["batch"], "stage3_lr": ft["lr"],
+            "dropout": post["dropout"], "replay": post["replay"], "compute_matched": post["compute_matched"]}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Figure 3: losses against λ
 
 def judge_full(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Figure 3a: L_ret falls in λ, and L_im is flat: less than a quarter as steep."""
-    im_slope, ret_slope = slope(lams, by_loss["L_im"]), slope(lams, by_loss["L_ret"])
+    """Judge Figure 3a: L_ret falls in λ, and L_im is flat: less than a quarter as steep."""
+    im_slope = slope(lams, by_loss["L_im"])
+    ret_slope = slope(lams, by_loss["L_ret"])
     both = np.stack([im_slope, ret_slope], axis=-1)
     flatness = estimate(both, lambda mean: np.abs(mean[..., 1]) / 4 - np.abs(mean[..., 0]))
     return [("L_ret falls in λ", "−slope of L_ret", estimate_numbers(-ret_slope)),
@@ -83,59 +90,65 @@ def judge_full(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 
 def judge_matched(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Figure 3b: L_im worsens with λ, and the best λ for L_ret is neither 0 nor 1."""
-    claims = [("L_im worsens with λ", "slope of L_im", estimate_numbers(slope(lams, by_loss["L_im"])))]
+    """Judge Figure 3b: L_im worsens with λ, and the best λ for L_ret is neither 0 nor 1."""
+    worsening = estimate_numbers(slope(lams, by_loss["L_im"]))
+    claims = [("L_im worsens with λ", "slope of L_im", worsening)]
     if len(lams) > 2 and (lams[0], lams[-1]) == (0, 1):
-        claims.append(("best λ for L_ret is strictly inside", "L_ret at the better end − best inside",
-                       estimate_numbers(best_inside(by_loss["L_ret"]))))
+        gain = estimate_numbers(best_inside(by_loss["L_ret"]))
+        claims.append(("best λ for L_ret is strictly inside", "L_ret at the better end − best inside", gain))
     return claims
 
 
 def shown_size(post_tokens: int | None) -> str:
-    """|D_post| as a legend calls it: 150000 → |D_post| 150k."""
+    """Write |D_post| as a legend calls it: 150000 → |D_post| 150k."""
     if post_tokens is None:
         return "|D_post|"
-    scale, unit = (1e6, "M") if post_tokens >= 1e6 else (1e3, "k")
-    return f"|D_post| {post_tokens / scale:g}{unit}"
+    if post_tokens >= 1e6:
+        return f"|D_post| {post_tokens / 1e6:g}M"
+    return f"|D_post| {post_tokens / 1e3:g}k"
 
 
 def published_rows(file: str) -> list[dict[str, str]]:
-    """The rows of a table of the paper's numbers."""
+    """Read the rows of a table of the paper's numbers."""
     with open(PUBLISHED / file, newline="") as lines:
         return list(csv.DictReader(lines))
 
 
 def published_curve(panel: str, post_tokens: int, loss: str) -> ndarray | None:
-    """The paper's Figure 3: (λ, loss), (n, 2)."""
+    """Read a curve of the paper's Figure 3: (λ, loss), (n, 2)."""
     size = shown_size(post_tokens).split()[-1]
     rows = having(published_rows("fig3.csv"), panel=panel, metric=loss, post_tokens=size)
     return columns(rows, ("lambda", "loss")) if rows else None
 
 
-def against_lam(panel: str, additions: tuple[str, ...], judge) -> Curves:
-    """A panel of Figure 3, of plain or compute-matched post-training."""
-    return Curves(dial="lam", symbol="λ", series="post_tokens", name_series=shown_size, panels=("L_im", "L_ret"),
-                  losses=LOSSES, falls="L_ret", belongs=lambda point: point["recipe"].additions == additions,
-                  judge=judge, published=partial(published_curve, panel), colour=PURPLE)
+def against_lam(panel: str, additions: tuple[str, ...],
+                judge: Callable[[ndarray, dict[str, ndarray]], Judged]) -> Curves:
+    """Make a panel of Figure 3, of plain or compute-matched post-training."""
+    return Curves(dial="lam", symbol="λ", series="post_tokens", name_series=shown_size, colour=PURPLE,
+                  panels=("L_im", "L_ret"), losses=LOSSES, falls="L_ret", judge=judge,
+                  belongs=lambda point: point["recipe"].additions == additions,
+                  published=partial(published_curve, panel))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Figures 2 and 4 to 7: frontiers
 
-def published_front(figure: str, pipeline: str, column: list[Recipe], recipe: Recipe, view: View) -> ndarray | None:
-    """The paper's frontier lines of Figures 2 and 4: (n, 2)."""
+def published_front(figure: str, pipeline: str, column: list[Recipe], recipe: Recipe,
+                    view: View) -> ndarray | None:
+    """Read a frontier of the paper's Figures 2 and 4: (n, 2)."""
     # Figure 4 has a column for dropout and one for replay, told apart in the paper by the pipeline's name.
     names = pipeline
     if len(column) == 3:
         names += f" ({column[-1].additions[0]})"
-    rows = having(published_rows("frontiers.csv"), figure=figure, x=view[0], y=view[1],
-                  recipe=str(recipe).replace(" ", ""))
+    x, y = view
+    name = str(recipe).replace(" ", "")
+    rows = having(published_rows("frontiers.csv"), figure=figure, x=x, y=y, recipe=name)
     rows = [row for row in rows if row["pipeline"].lower().replace(">", " → ") == names]
     return last_stretch(columns(rows, ("x_value", "y_value"))) if rows else None
 
 
 def last_stretch(line: ndarray) -> ndarray:
-    """The part of a line (n, 2) from where x last starts anew: two lines have a stretch off the printed axes before."""
+    """Keep a line (n, 2) from where x last starts anew: two lines have a stretch off the axes before."""
     start = 0
     for place in range(1, len(line)):
         if line[place, 0] < line[place - 1, 0]:
@@ -143,39 +156,50 @@ def last_stretch(line: ndarray) -> ndarray:
     return line[start:]
 
 
-def frontiers(figure: str, views: list[View], recipes: list, claims: dict) -> Frontiers:
-    """A figure of frontiers at λ = 0 and the highest λ, and at the highest |D_post|."""
+def frontiers(figure: str, views: list[View], recipes: list[tuple[Recipe, ...]],
+              claims: dict[str, Pair]) -> Frontiers:
+    """Make a figure of frontiers at λ = 0 and the highest λ, and at the highest |D_post|."""
     return Frontiers(views, recipes, claims, LOSSES, belongs=lambda point: not point["compute_matched"],
-                     highest={"post_tokens": None, "lam": 0}, style=style, published=partial(published_front, figure))
+                     highest={"post_tokens": None, "lam": 0}, style=style,
+                     published=partial(published_front, figure))
 
 
 DOWNSTREAM, FORGETTING, RETAINED = ("L_ft", "L_ret"), ("L_ret", "L_ft"), ("L_ret", "L_pre")
 ON_MIXING = [(UNMIXED, MIXED, MIXED_DROPOUT), (UNMIXED, MIXED, MIXED_REPLAY)]
-MIXING = {"the mixed frontier dominates": (MIXED, UNMIXED)}
-ADDED = {"dropout improves on mixing": (MIXED_DROPOUT, MIXED), "replay improves on mixing": (MIXED_REPLAY, MIXED)}
-ALONE = {"dropout helps without mixing": (UNMIXED_DROPOUT, UNMIXED),
-         "replay helps without mixing": (UNMIXED_REPLAY, UNMIXED),
-         "mixing helps more than dropout": (MIXED, UNMIXED_DROPOUT),
-         "mixing helps more than replay": (MIXED, UNMIXED_REPLAY)}
-LORA = {"mixing helps LoRA": (MIXED_LORA, UNMIXED_LORA), "full beats LoRA, mixed": (MIXED, MIXED_LORA),
-        "full beats LoRA, unmixed": (UNMIXED, UNMIXED_LORA)}
-KINDS = {
-    "fig2": ("Unmixed against mixed",
-             frontiers("2", [DOWNSTREAM, RETAINED], [(UNMIXED, MIXED)], MIXING)),
-    "fig3a": ("L_im and L_ret against λ",
-              against_lam("a", (), judge_full)),
-    "fig3b": ("L_im and L_ret against λ, compute-matched",
-              against_lam("b", ("compute-matched",), judge_matched)),
-    "fig4": ("Dropout and replay on top of mixing: L_ft",
-             frontiers("4", [FORGETTING], ON_MIXING, ADDED)),
-    "fig5": ("Dropout and replay on top of mixing: L_pre",
-             frontiers("5", [RETAINED], ON_MIXING, ADDED)),
-    "fig6": ("Dropout and replay without mixing",
-             frontiers("6", [FORGETTING, RETAINED], [(UNMIXED, MIXED, UNMIXED_DROPOUT, UNMIXED_REPLAY)], ALONE)),
-    "fig7": ("LoRA against full post-training",
-             frontiers("7", [FORGETTING, RETAINED], [(UNMIXED, MIXED, UNMIXED_LORA, MIXED_LORA)], LORA)),
+MIXING = {"the mixed frontier dominates": Pair(better=MIXED, worse=UNMIXED)}
+ADDED = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED),
+         "replay improves on mixing": Pair(better=MIXED_REPLAY, worse=MIXED)}
+ALONE = {"dropout helps without mixing": Pair(better=UNMIXED_DROPOUT, worse=UNMIXED),
+         "replay helps without mixing": Pair(better=UNMIXED_REPLAY, worse=UNMIXED),
+         "mixing helps more than dropout": Pair(better=MIXED, worse=UNMIXED_DROPOUT),
+         "mixing helps more than replay": Pair(better=MIXED, worse=UNMIXED_REPLAY)}
+LORA = {"mixing helps LoRA": Pair(better=MIXED_LORA, worse=UNMIXED_LORA),
+        "full beats LoRA, mixed": Pair(better=MIXED, worse=MIXED_LORA),
+        "full beats LoRA, unmixed": Pair(better=UNMIXED, worse=UNMIXED_LORA)}
+
+
+def figure(number: str, title: str, kind: Curves | Frontiers) -> Figure:
+    """Make a figure of the paper, of the runs that are planned for it."""
+    return Figure(f"Figure {number}: {title}", PLANS[f"fig{number}"], kind, "finetune", describe)
+
+
+FIGURES = {
+    "fig2": figure("2", "Unmixed against mixed",
+                   frontiers("2", [DOWNSTREAM, RETAINED], [(UNMIXED, MIXED)], MIXING)),
+    "fig3a": figure("3a", "L_im and L_ret against λ",
+                    against_lam("a", (), judge_full)),
+    "fig3b": figure("3b", "L_im and L_ret against λ, compute-matched",
+                    against_lam("b", ("compute-matched",), judge_matched)),
+    "fig4": figure("4", "Dropout and replay on top of mixing: L_ft",
+                   frontiers("4", [FORGETTING], ON_MIXING, ADDED)),
+    "fig5": figure("5", "Dropout and replay on top of mixing: L_pre",
+                   frontiers("5", [RETAINED], ON_MIXING, ADDED)),
+    "fig6": figure("6", "Dropout and replay without mixing",
+                   frontiers("6", [FORGETTING, RETAINED],
+                             [(UNMIXED, MIXED, UNMIXED_DROPOUT, UNMIXED_REPLAY)], ALONE)),
+    "fig7": figure("7", "LoRA against full post-training",
+                   frontiers("7", [FORGETTING, RETAINED],
+                             [(UNMIXED, MIXED, UNMIXED_LORA, MIXED_LORA)], LORA)),
+    "frontier": Figure("Pareto frontiers", plan=(), stage="finetune", describe=describe,
+                       kind=frontiers("", [DOWNSTREAM, RETAINED], [()], MIXING | ADDED | ALONE | LORA)),
 }
-FIGURES = {name: Figure(f"Figure {name[3:]}: {title}", PLANS[name], kind, "finetune", describe)
-           for name, (title, kind) in KINDS.items()}
-FIGURES["frontier"] = Figure("Pareto frontiers", (), frontiers("", [DOWNSTREAM, RETAINED], [()],
-                                                               MIXING | ADDED | ALONE | LORA), "finetune", describe)

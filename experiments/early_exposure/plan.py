@@ -1,7 +1,7 @@
 """The runs of the paper's figures.
 
-A line is a chain of stages; {a,b} makes a chain with a and one with b. $pre, $post, $ft and $other are the corpora, the
-other $names the settings of a preset.
+A line is a chain of stages; {a,b} makes a chain with a and one with b. $pre, $post, $ft and $other are the
+corpora, the other $names the settings of a preset.
 """
 
 CORPORA = {     # D_pre, D_post, D_ft, and a second D_ft, which Figure 2 also takes for D_post
@@ -14,21 +14,26 @@ UNMIXED_AND_MIXED = ("pretrain --pre $pre --post $post $size --lam {0,1} | postt
 PLANS = {
     "fig2": [
         UNMIXED_AND_MIXED,
-        "pretrain --pre $pre --post $other $size --lam {0,1} | posttrain $sweep | finetune --ft $after_other $rates"],
+        "pretrain --pre $pre --post $other $size --lam {0,1} | posttrain $sweep "
+        "| finetune --ft $after_other $rates"],
     "fig3a": [
-        "pretrain --pre $pre --post $post $sizes --lam {0,0.25,0.5,0.75,1} | posttrain $fixed "
-        "| finetune --ft $ft $rate"],
+        "pretrain --pre $pre --post $post $sizes --lam {0,0.25,0.5,0.75,1} "
+        "| posttrain $fixed | finetune --ft $ft $rate"],
     "fig3b": [
-        "pretrain --pre $pre --post $post $sizes --lam {0,0.25,0.5,0.75,1} | posttrain --compute-matched $once "
-        "| finetune --ft $ft $rate"],
+        "pretrain --pre $pre --post $post $sizes --lam {0,0.25,0.5,0.75,1} "
+        "| posttrain --compute-matched $once | finetune --ft $ft $rate"],
     "fig4": [
         UNMIXED_AND_MIXED,
-        "pretrain --pre $pre --post $post $size --lam 1 | posttrain $dropout | finetune --ft {$ft,$other} $rates",
-        "pretrain --pre $pre --post $post $size --lam 1 | posttrain $replay | finetune --ft {$ft,$other} $rates"],
+        "pretrain --pre $pre --post $post $size --lam 1 | posttrain $dropout "
+        "| finetune --ft {$ft,$other} $rates",
+        "pretrain --pre $pre --post $post $size --lam 1 | posttrain $replay "
+        "| finetune --ft {$ft,$other} $rates"],
     "fig6": [
         UNMIXED_AND_MIXED,
-        "pretrain --pre $pre --post $post $size --lam 0 | posttrain $dropout | finetune --ft {$ft,$other} $rates",
-        "pretrain --pre $pre --post $post $size --lam 0 | posttrain $replay | finetune --ft {$ft,$other} $rates"],
+        "pretrain --pre $pre --post $post $size --lam 0 | posttrain $dropout "
+        "| finetune --ft {$ft,$other} $rates",
+        "pretrain --pre $pre --post $post $size --lam 0 | posttrain $replay "
+        "| finetune --ft {$ft,$other} $rates"],
     "fig7": [
         UNMIXED_AND_MIXED,
         "pretrain --pre $pre --post $post $size --lam {0,1} | posttrain --lora $lora "
