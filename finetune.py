@@ -54,14 +54,15 @@ def main():
     ft_windows = ft.windows(context, args.batch, args.seed, run.number)
     n_ft = whole_sequences(args.tokens, context)
     n_pre = count_for_share(args.replay, n_ft)
-    stream = Interleaved(ft_windows, pre_windows, n_ft, n_pre, args.batch)
+    stream = Interleaved(major=ft_windows, minor=pre_windows, n_major=n_ft, n_minor=n_pre,
+                         batch_size=args.batch)
 
-    network = run.begin(model, stream)                  # on its device and all ranks; or where last.pt stands
+    network = run.begin(model, stream)                  # on its device and ranks; --resume: from last.pt
     for step in run.steps():                            # between two steps: log, save, obey a signal
         for inputs, targets in step:                    # this rank's micro-batches of the stream
-            loss = step.mean(network(inputs, targets))  # nats a token, over the step's tokens on all ranks
+            loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
             loss.backward()
-        run.update()                                    # clip to norm 1, cosine rate, AdamW
+        run.update()                                    # clip to norm 1, cosine rate, AdamW; one step on
         if run.every(args.eval_every):
             run.log(run.evaluate(L_ret=post, L_ft=ft))
 

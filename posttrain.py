@@ -3,9 +3,9 @@
 What can be done here for a capability to last: replay (a little D_pre in the stream) and dropout. LoRA trains
 adapters instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im.
 
-    python posttrain.py                                         takes up out/pretrain python posttrain.py
-    --replay 0.01 --dropout 0.05 --out out/posttrain-both python posttrain.py --compute-matched
-    one pass over what Stage 1 did not see (Figure 3b)
+    python posttrain.py                                         takes up out/pretrain
+    python posttrain.py --replay 0.01 --dropout 0.05 --out out/posttrain-both
+    python posttrain.py --compute-matched                       one pass over what Stage 1 left (Figure 3b)
 """
 
 import torch
@@ -60,7 +60,8 @@ def main():
         post_windows = post_windows.left_after(lineage[0])
         n_post = len(post_windows)
     n_pre = count_for_share(args.replay, n_post)
-    stream = Interleaved(post_windows, pre_windows, n_post, n_pre, args.batch)
+    stream = Interleaved(major=post_windows, minor=pre_windows, n_major=n_post, n_minor=n_pre,
+                         batch_size=args.batch)
 
     # Adapters are drawn from the seed.
     torch.manual_seed(args.seed)
@@ -68,14 +69,13 @@ def main():
     if args.lora:
         add_lora(model)
 
-    # It ends when the loss has stopped improving, with the weights that were best; compute-matched reads all
-    # it has.
-    network = run.begin(model, stream)                  # on its device and all ranks; or where last.pt stands
+    # The last step is evaluated too, so that some weights are always best.
+    network = run.begin(model, stream)                  # on its device and ranks; --resume: from last.pt
     for step in run.steps():                            # between two steps: log, save, obey a signal
         for inputs, targets in step:                    # this rank's micro-batches of the stream
-            loss = step.mean(network(inputs, targets))  # nats a token, over the step's tokens on all ranks
+            loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
             loss.backward()
-        run.update()                                    # clip to norm 1, cosine rate, AdamW
+        run.update()                                    # clip to norm 1, cosine rate, AdamW; one step on
         if not args.compute_matched and (run.every(args.eval_every) or run.at_end()):
             losses = run.evaluate(L_im=post)
             run.log(losses)

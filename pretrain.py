@@ -60,19 +60,20 @@ def main():
     post_windows = post.windows(context, args.batch, args.seed, run.number, limit=args.post_tokens)
     n_pre = whole_sequences(args.tokens, context)
     n_post = round(args.lam * len(post_windows)) if args.mix is None else count_for_share(args.mix, n_pre)
-    stream = Interleaved(pre_windows, post_windows, n_pre, n_post, args.batch)
+    stream = Interleaved(major=pre_windows, minor=post_windows, n_major=n_pre, n_minor=n_post,
+                         batch_size=args.batch)
     lam, alpha = n_post / len(post_windows), n_post / stream.length
     say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
         f"{n_post * context:,} of D_post ({args.post})")
 
     # The seed decides the initial weights; whatever is random later depends on (seed, step).
     torch.manual_seed(args.seed)
-    network = run.begin(GPT(config), stream)            # on its device and all ranks; or where last.pt stands
+    network = run.begin(GPT(config), stream)            # on its device and ranks; --resume: from last.pt
     for step in run.steps():                            # between two steps: log, save, obey a signal
         for inputs, targets in step:                    # this rank's micro-batches of the stream
-            loss = step.mean(network(inputs, targets))  # nats a token, over the step's tokens on all ranks
+            loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
             loss.backward()
-        run.update()                                    # clip to norm 1, cosine rate, AdamW
+        run.update()                                    # clip to norm 1, cosine rate, AdamW; one step on
         if run.every(args.eval_every):
             run.log(run.evaluate(L_pre=pre, L_post=post))
 

@@ -29,14 +29,14 @@ class Interleaved:
     batch_size: int              # sequences a step, over all ranks and accumulation
 
     def sequence(self, slot: int) -> Tensor:
-        """Read the tokens at a slot, (context + 1,): the minor's where its count grows, else the major's."""
+        """Read the tokens at a slot, (context + 1,): the minor corpus's at its evenly spaced slots."""
         before = self.minor_before(slot)
         if self.minor_before(slot + 1) > before:
             return self.minor[before]
         return self.major[slot - before]
 
     def minor_before(self, slot: int) -> int:
-        """Count the minor corpus's slots before `slot`: slot · n_minor / length, rounded."""
+        """Count the minor corpus's sequences before `slot`: slot · n_minor / length, rounded."""
         return (slot * self.n_minor + self.length // 2) // max(self.length, 1)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,7 @@ class Interleaved:
         sequences = torch.full((size, self.context + 1), -1)
         for row, slot in enumerate(range(first, min(first + size, self.length))):
             sequences[row] = self.sequence(slot)
-        return sequences[:, :-1].clamp(min=0), sequences[:, 1:]
+        return sequences[:, :-1].clamp(min=0), sequences[:, 1:]      # inputs must be tokens, whatever ones
 
     @property
     def context(self) -> int:
@@ -61,7 +61,7 @@ class Interleaved:
 
     @property
     def steps(self) -> int:
-        """The last one may be short: every slot is trained on, none is invented."""
+        """Count the steps; the last may be short, since every slot is trained on once."""
         return -(-self.length // self.batch_size)
 
     def sequences_in(self, step: int) -> int:
@@ -102,13 +102,13 @@ class Windows:
         return len(self.chosen)
 
     def __getitem__(self, position: int) -> Tensor:
-        """The window at a position counted over all passes."""
+        """Read the window at a position counted over all passes."""
         number, offset = divmod(position, len(self))
         return window(self.tokens, int(self.permutation(number)[offset]), self.context)
 
     @lru_cache(maxsize=4)                     # two corpora, each where a batch straddles two passes
     def permutation(self, number: int) -> np.ndarray:
-        """The order of a pass, as window numbers."""
+        """Draw the order of a pass, as window numbers."""
         return np.random.default_rng([self.seed, self.stage, number]).permutation(self.chosen)
 
     def left_after(self, stage_1: dict) -> "Windows":

@@ -8,7 +8,7 @@
     python -m experiments frontier --runs out/toy/music-lam[01]-seed1    any runs, by what their lineage says
 
 Killed, or run again, or on several machines that share the folder, it goes on with what is unfinished; after
-SIGKILL the runs of the moment go on by themselves. The paper's 1B figures 8 to 12 are these with --preset 1b.
+SIGKILL the runs of the moment go on by themselves.
 """
 
 import shlex
@@ -38,14 +38,18 @@ PAPERS = [early_exposure]
 def main() -> None:
     # Runs that are there need no plan.
     args = parse()
-    papers = {name: paper for paper in PAPERS for name in paper.FIGURES}
+    papers = by_figure()
     if args.runs:
         draw_runs(papers[args.name], args)
         return
-    planned = sorted(name for name, paper in papers.items() if paper.FIGURES[name].plan)
+    planned = sorted(name for name, paper in papers.items()
+                     if paper.FIGURES[name].plan and args.preset in paper.CORPORA)
     names = planned if args.name == "all" else [args.name]
     if not set(names) <= set(planned):
-        raise UserError(f"{args.name} is of runs that are there, name them with --runs")
+        if not papers[args.name].FIGURES[args.name].plan:
+            raise UserError(f"{args.name} is of runs that are there, name them with --runs")
+        raise UserError(f"{args.name} has no plan for --preset {args.preset}, only for "
+                        f"{' '.join(papers[args.name].CORPORA)}")
 
     # Figures share runs: each is made once, and what is finished must be what this plan means.
     root = args.out or default_root(args)
@@ -64,9 +68,14 @@ def main() -> None:
     # Failures are told last, where they are seen, and after drawing what can be drawn without them.
     failed = {}
     if args.only != "draw":
-        failed = make(args, runs, corpora_of(papers[names[0]], args), root)
-    if args.cost:
-        return
+        jobs = jobs_at_once(runs, args)
+        print(cost(args.name, args.preset, runs, jobs, args.nproc_per_node), flush=True)
+        if args.cost:
+            return
+        corpora = set()
+        for name in names:
+            corpora |= set(corpora_of(papers[name], args).values())
+        failed = make(args, runs, corpora, jobs, root)
     drawn = [draw_planned(papers[name], name, args, plans[name], root) for name in names]
     for run, lines in failed.items():
         print(f"\nFAILED {shlex.join(command(run, args.nproc_per_node))}\n{lines}", file=sys.stderr)
@@ -78,15 +87,24 @@ def main() -> None:
         sys.exit(2)
 
 
+def by_figure() -> dict[str, ModuleType]:
+    """Say which paper each figure is of."""
+    papers = {}
+    for paper in PAPERS:
+        for name in paper.FIGURES:
+            if papers.setdefault(name, paper) is not paper:
+                raise ValueError(f"two papers have a figure {name}")
+    return papers
+
+
 def parse(argv: list[str] | None = None) -> Namespace:
     """Read the command line; what does not go together ends the process."""
     parser = Parser(__doc__)
-    names = sorted(name for paper in PAPERS for name in paper.FIGURES)
-    parser.add_argument("name", choices=("all", *names), help="figure")
+    parser.add_argument("name", choices=("all", *sorted(by_figure())), help="figure")
     parser.add_argument("--preset", choices=pretrain.DEFAULTS["preset"], default="toy",
                         help="grid and model [toy]")
-    parser.add_argument("--corpora", nargs=4, metavar=("PRE", "POST", "FT", "OTHER"),
-                        help="your own in place of web music chem chat, or c4 musicpile chempile flan")
+    parser.add_argument("--corpora", nargs="+", metavar="CORPUS",
+                        help="your own for the paper's: D_pre, D_post, D_ft and a second D_ft, for instance")
     parser.flag("seeds", positive, "everything N times, with seeds 1 to N [1]", metavar="N", default=1)
     parser.flag("jobs", positive, "runs at once [one a GPU, or one a CPU core]", metavar="N")
     parser.flag("nproc-per-node", positive, "processes a run, by torchrun, a GPU each [1]", metavar="N",
@@ -130,9 +148,11 @@ def corpora_of(paper: ModuleType, args: Namespace) -> dict[str, str]:
     """Say which corpus has each role in a paper's plans; raises UserError if two are the same."""
     corpora = paper.CORPORA[args.preset]
     if args.corpora:
+        if len(args.corpora) != len(corpora):
+            raise UserError(f"--corpora takes {len(corpora)} for this figure: {' '.join(corpora).upper()}")
         corpora = dict(zip(corpora, args.corpora))
     if len(set(corpora.values())) < len(corpora):
-        raise UserError("two of the --corpora are the same, give four different ones")
+        raise UserError("two of the --corpora are the same, give different ones")
     return corpora
 
 
@@ -157,28 +177,28 @@ def print_commands(runs: list[Planned], which: str, processes: int) -> None:
 # ------------------------------------------------------------------------------------------------------------
 # Running and drawing
 
-def make(args: Namespace, runs: list[Planned], corpora: dict[str, str], root: Path) -> dict[Planned, str]:
-    """Say what it will cost, then run what is missing; returns the runs that failed, and their last lines."""
-    processes = args.nproc_per_node
+def jobs_at_once(runs: list[Planned], args: Namespace) -> int:
+    """Choose how many runs go on at once: as asked for, or one a device, and no more than ever can."""
     devices = torch.cuda.device_count() or cores()
-    widest = max(Counter(run.stage for run in runs).values())          # runs of a stage wait for those before
-    jobs = min(widest, args.jobs or max(1, devices // processes))
-    print(cost(args.name, args.preset, runs, jobs, processes), flush=True)
-    if args.cost:
-        return {}
+    levels = Counter(len(run.ancestors()) for run in runs)             # a run waits for those before it
+    return min(max(levels.values()), args.jobs or max(1, devices // args.nproc_per_node))
 
+
+def make(args: Namespace, runs: list[Planned], corpora: set[str], jobs: int,
+         root: Path) -> dict[Planned, str]:
+    """Run what is missing; returns the runs that failed, and their last lines."""
     # A corpus that cannot be read is found before hours of training, not after.
     make_folder(root)
     missing = [run for run in runs if not run.is_finished()]
     if missing:
         prepare_corpora(corpora, args.preset)
     budgets = {run: tokens(run) for run in missing}
-    return Sweep(missing, jobs, processes, root, flags={}, tokens=budgets).execute()
+    return Sweep(missing, jobs, args.nproc_per_node, root, budgets).execute()
 
 
-def prepare_corpora(corpora: dict[str, str], preset: str) -> None:
+def prepare_corpora(corpora: set[str], preset: str) -> None:
     """Tokenize those that need no download: what is wrong with one is said before anything trains."""
-    sources = [find_source(corpus) for corpus in corpora.values()]
+    sources = [find_source(corpus) for corpus in sorted(corpora)]
     local = [source for source in sources if source.is_local]
     if local:
         tokenizer = load_tokenizer(pretrain.parse(["--preset", preset]).tokenizer)
@@ -190,7 +210,10 @@ def draw_planned(paper: ModuleType, name: str, args: Namespace, runs: list[Plann
     """Draw a figure of those of its runs that are finished; returns whether it could be drawn."""
     figure = paper.FIGURES[name]
     runs = with_further_seeds(runs, lambda seeds: runs_of(paper, name, args, seeds, root), root)
-    wanted = [run for run in runs if run.stage == figure.stage]
+    for run in runs:
+        if run.is_finished():
+            require_same(run)
+    wanted = [run for run in runs if len(run.ancestors()) + 1 == len(figure.stages)]
     there = [run.out for run in wanted if run.is_finished()]
     print(f"\n{name}: {len(there)} of {len(wanted)} runs", flush=True)
     if not there:

@@ -58,7 +58,7 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
                                "--out", f"{folder}/run", *flags])
         run = Run("pretrain", args, then="")
         network = run.begin(GPT(config), stream)
-        run.report.close()
+        run.report.mute()
 
         # The clock starts when what is compiled or allocated once has been.
         for step in run.steps():

@@ -25,8 +25,10 @@ class Curves(NamedTuple):
     falls: str                                               # the loss whose fall along the dial is tabulated
     belongs: Callable[[Point], bool]                         # whether a point is of this figure
     judge: Callable[[ndarray, dict[str, ndarray]], Judged]   # dial (k,), losses (seeds, k) → the claims
-    published: Callable[[object, str], ndarray | None]       # (series, loss) → the paper's curve, (n, 2)
+    published: Callable[[str, object, str], ndarray | None]  # (preset, series, loss) → the paper's, (n, 2)
     colour: str
+    scale: str = "linear"                                    # of the dial's axis; or "log"
+    name_value: Callable[[float], str] = "{:.3g}".format     # a value of the dial, for axis and table
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of."""
@@ -53,7 +55,7 @@ class Curves(NamedTuple):
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate the means over seeds at every value of the dial, under a header."""
         title = f"{self.falls} below that at the first {self.symbol}"
-        rows = [[self.name_series(None), self.symbol, *self.losses, title, "p"]]
+        rows = [["where", self.symbol, *self.losses, title, "p"]]
         for pipeline, series in groups(points, self.series):
             dial, by_loss = self._curves(points, pipeline, series)
             where = f"{pipeline}, {self.name_series(series)}"
@@ -62,7 +64,7 @@ class Curves(NamedTuple):
                 means = [mean_over_seeds(by_loss[loss][:, k]) for loss in self.losses]
                 fall = estimate_numbers(falling[:, 0] - falling[:, k])
                 told = [f"{fall:.3f}", fall.shown_p()] if k else ["–", "–"]
-                rows.append([where, f"{value:.3g}", *means, *told])
+                rows.append([where, self.name_value(value), *means, *told])
         return rows
 
     def _curves(self, points: list[Point], pipeline: str,
@@ -81,17 +83,18 @@ class Curves(NamedTuple):
                 label = self.name_series(value)
                 for axis, loss in zip(row, self.panels):
                     draw_curve(axis, dial, by_loss[loss], label, self.colour, shade, marker)
-                    if points[0]["preset"] == "135m":
-                        self._draw_published(axis, value, loss, shade)
+                    self._draw_published(axis, points[0]["preset"], value, loss, shade)
 
             # The panels of a pipeline are compared by eye.
             for axis, loss in zip(row, self.panels):
-                axis.set(xlabel=self.symbol, ylabel=f"{loss} (nats per token)", title=pipeline, xticks=dial)
-                axis.xaxis.set_major_formatter("{x:.3g}")
+                axis.set(xlabel=self.symbol, ylabel=f"{loss} (nats per token)", title=pipeline,
+                         xscale=self.scale)
+                axis.set_xticks(dial, [self.name_value(value) for value in dial], minor=False)
+                axis.set_xticks([], minor=True)
             level_spans(row)
 
-    def _draw_published(self, axis, series: object, loss: str, shade: float) -> None:
-        line = self.published(series, loss)
+    def _draw_published(self, axis, preset: str, series: object, loss: str, shade: float) -> None:
+        line = self.published(preset, series, loss)
         if line is not None:
             label = f"paper, {self.name_series(series).split()[-1]}"
             axis.plot(*line.T, "--", color=self.colour, alpha=shade, linewidth=0.8, label=label)

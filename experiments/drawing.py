@@ -28,7 +28,7 @@ class Figure(NamedTuple):
     title: str
     plan: Sequence[str]                      # lines of chains, as `sweep` reads them; (): of existing runs
     kind: Curves | Frontiers
-    stage: str                               # the last of its chains, whose losses are drawn
+    stages: tuple[str, ...]                  # of its chains; the losses of the last are drawn
     describe: Callable[[list[dict]], dict]   # a lineage → the settings that set its run apart
 
 
@@ -40,7 +40,7 @@ def draw(name: str, figure: Figure, runs: Sequence[Path], picture: Path) -> list
     # One figure is of one preset; of others among the runs it takes what it can use.
     if picture.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--picture {picture} is not a .png, .pdf or .svg")
-    there = read_points(runs, figure.stage, figure.kind.losses, figure.describe)
+    there = read_points(runs, figure.stages, figure.kind.losses, figure.describe)
     presets = distinct(there, "preset")
     if len(presets) > 1:
         raise UserError(f"runs of presets {', '.join(presets)} do not go into one figure")

@@ -119,8 +119,8 @@ def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
     # One seed without a gap leaves the mean without one, and then the wins are what can be judged.
     gap = estimate_numbers(gaps)
     log_ratio = estimate_numbers(log_ratios)
-    judged = verdict(gap, log_ratio, also=all(wins) or not np.isnan(gap.value))
-    return Comparison(gap, log_ratio, wins, judged)
+    also = all(wins) if np.isnan(gap.value) else True
+    return Comparison(gap, log_ratio, wins, verdict(gap, log_ratio, also=also))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -149,8 +149,9 @@ class Frontiers(NamedTuple):
     belongs: Callable[[Point], bool]                         # whether a point may be of this figure
     highest: dict[str, object]                               # key → drawn are its highest value and this one
     style: Callable[[Hashable, Sequence[Hashable]], Style]   # (recipe, those drawn with it)
-    published: Callable[[str, Sequence[Hashable], Hashable, View], ndarray | None]
-    # (pipeline, column, recipe, view) → the paper's line, (n, 2)
+    published: Callable[[str, str, Sequence[Hashable], Hashable, View], ndarray | None]
+    # (preset, pipeline, column, recipe, view) → the paper's line, (n, 2)
+    key_loss: str = "L_ret"                                  # in which the gap is measured
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of.
@@ -202,7 +203,8 @@ class Frontiers(NamedTuple):
             worse = having(points, pipeline=pipeline, recipe=pair.worse)
             if better and worse:
                 for view in self.views:
-                    rows.append(verdict_row(claim, pipeline, view, compare(better, worse, view)))
+                    compared = compare(better, worse, view, self.key_loss)
+                    rows.append([claim, f"{pipeline}, ({', '.join(view)})", *told(compared, self.key_loss)])
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -225,32 +227,29 @@ class Frontiers(NamedTuple):
                 if some:
                     draw_front(axis, some, view, str(recipe), self.style(recipe, drawn))
 
-            # The paper's numbers are of the 135m model only.
-            if points[0]["preset"] == "135m":
-                for recipe in column:
-                    self._draw_published(axis, pipeline, column, recipe, view)
+            # What the paper published, where it did.
+            for recipe in column:
+                self._draw_published(axis, points[0]["preset"], pipeline, column, recipe, view)
             x, y = view
             axis.set(xlabel=f"{x} (nats per token)", ylabel=f"{y} (nats per token)", title=pipeline)
 
-    def _draw_published(self, axis, pipeline: str, column: Sequence[Hashable], recipe: Hashable,
+    def _draw_published(self, axis, preset: str, pipeline: str, column: Sequence[Hashable], recipe: Hashable,
                         view: View) -> None:
-        line = self.published(pipeline, column, recipe, view)
+        line = self.published(preset, pipeline, column, recipe, view)
         if line is not None:
             colour = self.style(recipe, column).colour
             axis.plot(*line.T, "--", color=colour, linewidth=0.8, label=f"paper, {recipe}")
 
 
-def verdict_row(claim: str, pipeline: str, view: View, compared: Comparison) -> list[str]:
-    """Write a row of the table of verdicts."""
-    x, y = view
+def told(compared: Comparison, key_loss: str) -> list[str]:
+    """Write what was measured, its p and the verdict: three cells of a row."""
     gap = compared.gap
     ratio = compared.log_ratio.exponential()
     won = ""
     if np.isnan(gap.value):
         won = f", better in {sum(compared.wins)} of {len(compared.wins)}"
-    measured = f"gap in L_ret {gap:.3f}{won}, hypervolume ratio {ratio:.2f}"
-    p = f"{gap.shown_p()}, {ratio.shown_p()}"
-    return [claim, f"{pipeline}, ({x}, {y})", measured, p, compared.verdict]
+    measured = f"gap in {key_loss} {gap:.3f}{won}, hypervolume ratio {ratio:.2f}"
+    return [measured, f"{gap.shown_p()}, {ratio.shown_p()}", compared.verdict]
 
 
 def draw_front(axis, points: list[Point], view: View, label: str, style: Style) -> None:

@@ -12,33 +12,42 @@ from run.files import UserError
 Point = dict[str, object]
 
 
-def read_points(paths: Sequence[Path], stage: str, losses: Sequence[str],
+def read_points(paths: Sequence[Path], stages: tuple[str, ...], losses: Sequence[str],
                 describe: Callable[[list[dict]], dict]) -> list[Point]:
-    """Read a point for each finished run of `stage` at or below the paths: settings, losses, their _se.
+    """Read a point for each finished chain of these stages at or below the paths: settings, losses, _se.
 
-    `describe` says of a lineage what its settings are. Raises UserError where a path has no such run.
+    `describe` says of a lineage what its settings are, and may tell losses of stages before the last. Raises
+    UserError where a path has no such chain, or one lacks a loss.
     """
-    # A path is a run, or a folder of many and of many stages.
     points = {}
     for path in paths:
+        if not path.exists():
+            raise UserError(f"no folder {path}, name one with finished runs in it")
         folders = [path]
         if not (path / "run.json").exists():
             folders = [file.parent for file in sorted(path.rglob("run.json"))]
-        records = {folder: read_run(folder) for folder in folders}
-        there = {folder: record["lineage"] for folder, record in records.items() if record["stage"] == stage}
-        if not path.exists():
-            raise UserError(f"no folder {path}, name one with finished runs in it")
-        if not there:
-            raise UserError(f"no finished {stage} run in {path}, run {stage}.py first")
 
-        # By folder, so that a run below two of the paths is one point.
+        # Runs of other stages or papers may be in the same folders.
+        lineages = {folder: read_run(folder)["lineage"] for folder in folders}
+        there = {folder: lineage for folder, lineage in lineages.items() if stages_of(lineage) == stages}
+        if not there:
+            raise UserError(f"no finished {stages[-1]} run in {path}, run {stages[-1]}.py first")
         for folder, lineage in there.items():
             point = {"run": str(folder), "preset": lineage[0]["args"]["preset"], **describe(lineage)}
             measured = lineage[-1]["losses"]
             for name in losses:
+                if name in point:
+                    continue
+                if name not in measured:
+                    raise UserError(f"{folder} has no {name}, only {', '.join(measured)}")
                 point |= {name: measured[name]["mean"], f"{name}_se": measured[name]["se"]}
             points[folder] = point
     return list(points.values())
+
+
+def stages_of(lineage: list[dict]) -> tuple[str, ...]:
+    """Name the stages of a chain."""
+    return tuple(entry["stage"] for entry in lineage)
 
 
 def seed_of(lineage: list[dict]) -> str:

@@ -68,16 +68,25 @@ def plan(lines: Sequence[str], preset: str, settings: dict[str, str], corpora: d
     runs = {}
     for seed, line in itertools.product(range(1, seeds + 1), lines):
         parents = [None]
-        for part in Template(line).safe_substitute(settings).split("|"):
+        for part in filled(line, settings, corpora).split("|"):
             stage, *words = part.split()
             children = []
             for parent, choice in itertools.product(parents, expand(words)):
                 run = planned(stage, choice, corpora, preset, seed, parent, root)
                 if runs.setdefault(run.out, run) != run:
-                    raise UserError(f"two corpora would share {run.out}, rename one of their files")
+                    raise UserError(f"two runs would share {run.out}, "
+                                    "rename a corpus or give them other flags")
                 children.append(run)
             parents = children
     return list(runs.values())
+
+
+def filled(line: str, settings: dict[str, str], corpora: dict[str, str]) -> str:
+    """Put a preset's settings in place of their $names; those of corpora stay."""
+    try:
+        return Template(line).substitute({role: f"${role}" for role in corpora} | settings)
+    except KeyError as name:
+        raise ValueError(f"the plan {line!r} has ${name.args[0]}, neither a corpus nor a setting") from None
 
 
 def planned(stage: str, choice: Settings, corpora: dict[str, str], preset: str, seed: int,
@@ -97,9 +106,11 @@ def expand(words: Sequence[str]) -> Iterator[Settings]:
     choices = [word.strip("{}").split(",") for word in words]
     for choice in itertools.product(*choices):
         settings = []
-        for word, following in itertools.pairwise((*choice, "--")):
+        for before, word, following in zip(("--", *choice), choice, (*choice[1:], "--")):
             if word.startswith("--"):
                 settings.append((word, None if following.startswith("--") else following))
+            elif not before.startswith("--"):
+                raise ValueError(f"the plan has {word!r}, which follows no flag")
         yield tuple(settings)
 
 
@@ -207,14 +218,13 @@ class Sweep:
     jobs: int                                                # runs at once
     processes: int                                           # of a run
     root: Path
-    flags: dict[Planned, list[str]]                          # further ones, which do not change its result
-    tokens: dict[Planned, float]                             # that a run trains on, to tell how long is left
-    waiting: list[Planned] = field(default_factory=list)
-    running: dict[int, Running] = field(default_factory=dict)            # by slot
-    failed: dict[Planned, str] = field(default_factory=dict)             # and their last lines
-    not_before: dict[Planned, float] = field(default_factory=dict)       # clock time at which to try again
-    tokens_done: float = 0.0
-    started: float = 0.0                                     # clock time
+    budgets: dict[Planned, float]                            # tokens of a run, to tell how long is left
+    waiting: list[Planned] = field(init=False, default_factory=list)
+    running: dict[int, Running] = field(init=False, default_factory=dict)          # by slot
+    failed: dict[Planned, str] = field(init=False, default_factory=dict)           # and their last lines
+    not_before: dict[Planned, float] = field(init=False, default_factory=dict)     # clock time to try again
+    tokens_done: float = field(init=False, default=0.0)
+    started: float = field(init=False, default=0.0)                                # clock time
 
     def execute(self) -> dict[Planned, str]:
         """Make the runs that are missing; returns the failed ones and their last lines.
@@ -265,7 +275,7 @@ class Sweep:
                 self.failed[run] = last_lines(run.log())
                 self.waiting = [other for other in self.waiting if run not in other.ancestors()]
             else:
-                self.tokens_done += self.tokens[run]
+                self.tokens_done += self.budgets[run]
             self._tell(run)
 
     def _start(self) -> None:
@@ -287,7 +297,7 @@ class Sweep:
             # The log is kept over several tries: the reason of a failure may be in an earlier one.
             self.waiting.remove(run)
             make_folder(run.out.parent)
-            words = command(run, self.processes, sys.executable, self.flags.get(run, ()))
+            words = command(run, self.processes, sys.executable)
             variables = environment(slot, self.jobs, self.processes, self.root)
             with open(run.log(), "a") as log:
                 process = subprocess.Popen(words, stdout=log, stderr=log, env=variables)
@@ -306,7 +316,7 @@ class Sweep:
         left += [one.run for one in self.running.values()]
         time_left = ""
         if left and self.tokens_done:
-            tokens_left = sum(self.tokens[one] for one in left)
+            tokens_left = sum(self.budgets[one] for one in left)
             seconds = (time.monotonic() - self.started) * tokens_left / self.tokens_done
             time_left = f"; {duration(seconds)} left"
         print(f"{finished}/{len(self.missing)} {run.out}: {outcome}{time_left}", flush=True)

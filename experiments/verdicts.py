@@ -1,6 +1,6 @@
 """The verdicts of drawn figures as tables of Markdown, for READMEs: a row a claim, then a row a panel.
 
-    cd experiments/early_exposure/results && python -m experiments.verdicts embedded real
+    python -m experiments.verdicts experiments/early_exposure/results/{embedded,real}
 
 Each folder becomes a column; the figures in it are those that `python -m experiments` has drawn.
 """
@@ -13,6 +13,9 @@ from typing import NamedTuple
 from experiments.drawing import VERDICTS, markdown
 from run.files import UserError
 from run.flags import Parser, launch
+
+
+VERDICTS_HEADER = "| " + " | ".join(VERDICTS) + " |"
 
 
 class Row(NamedTuple):
@@ -51,14 +54,14 @@ def main() -> None:
 
 def read_rows(folder: Path) -> Iterator[Row]:
     """Read the verdicts of every figure in a folder; raises UserError if there is none."""
-    paths = sorted(folder.glob("fig*.md"))
+    paths = sorted(path for path in folder.glob("*.md") if VERDICTS_HEADER in path.read_text())
     if not paths:
         raise UserError(f"no figures in {folder}, draw them first with python -m experiments")
 
     # The verdicts are the first table of the file; a cell's own | is escaped.
     for path in paths:
         lines = path.read_text().replace("\\|", "\0").splitlines()
-        first = lines.index("| " + " | ".join(VERDICTS) + " |") + 2
+        first = lines.index(VERDICTS_HEADER) + 2
         for line in lines[first:]:
             if not line:
                 break

@@ -1,1 +1,1 @@
-"""What every command needs and no student must read. It knows neither what a corpus is nor what a λ is."""
+"""What every command needs: the update, ranks, resume, checkpoints, flags. It imports only itself."""

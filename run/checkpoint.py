@@ -28,7 +28,7 @@ class Progress(NamedTuple):
 
 
 def checkpoint_path(run: Path) -> Path:
-    """The checkpoint of a run's folder; a checkpoint may be named itself."""
+    """Find the checkpoint of a run's folder; `run` may be a checkpoint itself."""
     return run if run.suffix == ".pt" else run / "ckpt.pt"
 
 
@@ -96,7 +96,7 @@ def _is_checkpoint(parts: object) -> bool:
 
 
 def is_entry(entry: object) -> bool:
-    """Whether a value is what a lineage keeps of a finished stage."""
+    """Tell whether a value is what a lineage keeps of a finished stage."""
     parts = {"stage": str, "args": dict, "steps": int, "tokens": dict, "losses": dict, "corpora": dict}
     return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in parts.items())
 
@@ -105,8 +105,10 @@ def read_run(folder: Path) -> dict:
     """Read the run.json of a finished run; raises UserError if it is damaged or another program's."""
     try:
         record = json.loads((folder / "run.json").read_text())
-        ours = {"stage", "args", "lineage"} <= record.keys()
-    except (ValueError, AttributeError):
+        lineage = record["lineage"]
+        ours = bool(lineage) and all(is_entry(entry) for entry in lineage)
+        ours = ours and (record["stage"], record["args"]) == (lineage[-1]["stage"], lineage[-1]["args"])
+    except (ValueError, TypeError, KeyError):
         ours = False
     if not ours:
         raise UserError(f"{folder}/run.json is damaged or another program's, "

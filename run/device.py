@@ -9,7 +9,7 @@ from run.files import UserError
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The named device, or a GPU if there is one (each local rank its own), else the CPU.
+    """Find the named device, or a GPU if there is one (each local rank its own), else the CPU.
 
     Raises UserError if it is not there.
     """
@@ -27,12 +27,12 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def pick_dtype(name: str | None, device: torch.device) -> str:
-    """The named precision of autocast, or the default of the device: bfloat16 on CUDA, else float32."""
+    """Find the named precision of autocast, or the device's default: bfloat16 on CUDA, else float32."""
     return name or ("bfloat16" if device.type == "cuda" else "float32")
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
-    """bfloat16 mixed precision where `dtype` asks for it."""
+    """Compute in bfloat16 mixed precision in the block, if `dtype` says so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 

@@ -90,7 +90,9 @@ class Parser(argparse.ArgumentParser):
         if defaults:
             notes += ("\nIn [brackets]: defaults. One marked * is ours, where the paper is silent; "
                       "all of toy is ours.")
-        super().__init__(description=description, epilog=notes, allow_abbrev=False,
+        module = sys.modules["__main__"].__spec__
+        prog = f"-m {module.name.removesuffix('.__main__')}" if module else None
+        super().__init__(prog=prog, description=description, epilog=notes, allow_abbrev=False,
                          formatter_class=help_format)
         self.defaults = defaults
         self.kinds = {}

@@ -21,8 +21,7 @@ from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoi
 from run.files import UserError, atomic, lock, write_error, write_json
 
 FILES = ("ckpt.pt", "last.pt", "run.json", "log.jsonl")
-# What does not make a result what it is: where things are, and how the machine goes about them. --init counts
-# by its lineage.
+# Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")
 
 
@@ -34,15 +33,15 @@ class Identity(NamedTuple):
 
 
 def material(args: Namespace) -> dict[str, object]:
-    """The arguments that make the result what it is."""
+    """Keep the arguments that make the result what it is."""
     return {name: value for name, value in vars(args).items() if name not in IMMATERIAL}
 
 
 def take_up(args: Namespace, stage: str, after: tuple[str, ...]) -> Checkpoint:
     """Read the checkpoint of --init, which must be of one of the stages `after`.
 
-    Where this stage has finished already, --init is not needed any more: then only its lineage is sure to be
-    there. Raises UserError if there is no such checkpoint.
+    Where this stage has finished and --init is gone, returns a checkpoint without weights: enough to say so.
+    Raises UserError if there is no such checkpoint.
     """
     path = checkpoint_path(args.init)
     if not path.exists() and not args.overwrite and (args.out / "run.json").exists():
@@ -58,7 +57,7 @@ def take_up(args: Namespace, stage: str, after: tuple[str, ...]) -> Checkpoint:
 
 
 def is_finished(out: Path, wanted: Identity, resume: bool, overwrite: bool) -> bool:
-    """Whether a folder holds just this run, finished.
+    """Tell whether a folder holds just this run, finished.
 
     Raises UserError if it holds anything else, but for an unfinished run that is to be resumed.
     """
@@ -77,7 +76,7 @@ def is_finished(out: Path, wanted: Identity, resume: bool, overwrite: bool) -> b
 
 
 def read_unfinished(out: Path, wanted: Identity) -> tuple[Checkpoint, Progress] | None:
-    """What last.pt says, None where there is none; raises UserError if it is of another run."""
+    """Read last.pt, None where there is none; raises UserError if it is of another run."""
     if not (out / "last.pt").exists():
         return None
     checkpoint, progress = read_progress(out / "last.pt")

@@ -1,7 +1,7 @@
 """The mechanics of a stage's loop; the loop itself is in the stage's script.
 
-Whatever a step draws at random (its batch, dropout) is a function of (seed, step): continuing bit for bit
-takes no loader or generator state.
+A step's batch is a function of (seed, step), its dropout of (seed, step, rank): continuing bit for bit on as
+many ranks takes no loader or generator state.
 """
 
 import math
@@ -24,41 +24,14 @@ from run.device import autocast, be_deterministic, pick_device, pick_dtype
 from run.files import UserError
 from run.flags import noting_signals
 from run.losses import TOKENS_AT_ONCE, Loss, held_out_loss
+from run.optimizer import adamw, learning_rate
 from run.report import Report, print_summary, say, start_wandb
 
 LOG_EVERY = 10                           # steps between lines of log.jsonl
 
 
-def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int) -> float:
-    """Rise to `peak` over `warmup` steps, fall as a cosine to `minimum` at the last; a lower peak stays."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(steps - 1 - warmup, 1)
-    minimum = min(minimum, peak)
-    return minimum + (peak - minimum) * (1 + math.cos(math.pi * progress)) / 2
-
-
 class Run:
-    """One stage's run: its folder, its model, stream and optimizer, and what they have done so far.
-
-    What the loop is about comes first; how a run begins and ends comes after it.
-    """
-
-    def update(self) -> None:
-        """Take one AdamW step (Appendix A), the gradient clipped to norm 1, at the schedule's rate."""
-        args = self.args
-        gradient_norm = clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.stream.steps, args.lr, args.min_lr, args.warmup)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-        # Left on the device until the next line of the log: to wait for them now would stall it.
-        self.history.append(torch.stack((self.current.loss, gradient_norm)))
-        self.step += 1
-        self.report.advance()
-        if not self.at_end():
-            self._batch(self.step)                   # read ahead while the device is still busy
+    """One stage's run: its folder, its model, stream and optimizer, and what they have done so far."""
 
     def __init__(self, stage: str, args: Namespace, then: str, lineage: list[dict] = ()):
         """Check what can be checked before anything is read; nothing is written. Meet the other ranks.
@@ -77,6 +50,22 @@ class Run:
         be_deterministic(self.device)
         ranks.join(self.device)
 
+    def update(self) -> None:
+        """Clip the gradient to norm 1, take an AdamW step at the schedule's rate (Appendix A), count it."""
+        args = self.args
+        gradient_norm = clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.stream.steps, args.lr, args.min_lr, args.warmup)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+        # Left on the device until the next line of the log: to wait for them now would stall it.
+        self.history.append(torch.stack((self.current.loss, gradient_norm)))
+        self.step += 1
+        self.report.advance()
+        if not self.at_end():
+            self._batch(self.step)                   # read ahead while the device is still busy
+
     def finished(self) -> bool:
         """Tell whether --out holds this very run, finished, and then say so.
 
@@ -94,7 +83,7 @@ class Run:
         return False
 
     def begin(self, model: nn.Module, stream) -> Callable[[Tensor, Tensor], Tensor]:
-        """Take up model and stream, where last.pt left them; from here on the folder is this run's.
+        """Put the model on its device, make its optimizer, restore last.pt if there is one, and lock --out.
 
         `model` has a dataclass `config`; `stream` gives `batch(step, rank, world)` and counts, as
         `data.stream.Interleaved` does. Returns what computes losses, (batch, time) in nats, of (inputs,
@@ -117,7 +106,7 @@ class Run:
             say(line)
         self.report = Report(self.identity.stage, args.out / "log.jsonl", self.step, stream.steps, self.wandb)
 
-        # What the loop keeps from one step to the next.
+        # Times do not count an interruption.
         self.started = time.monotonic() - self.seconds["total"]
         self.noted = self._training_time(), self.step       # when the last line of the log was written
         self.history = []                                   # (loss, gradient norm) of the steps since then
@@ -229,6 +218,7 @@ class Run:
         return Checkpoint(self.model.state_dict(), asdict(self.model.config), lineage)
 
     def _continue(self, checkpoint: Checkpoint, progress: Progress) -> None:
+        """Restore what last.pt holds."""
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(progress.optimizer)
         self.step, self.best, self.seconds = progress.step, progress.best, progress.seconds
@@ -285,6 +275,7 @@ class Run:
             raise UserError(f"the loss is not finite at step {step}, lower --lr; {self._last_good()}")
 
     def _last_good(self) -> str:
+        """Name the checkpoint to go back to."""
         last = self.args.out / "last.pt"
         if last.exists():
             _, progress = read_progress(last)
@@ -312,7 +303,7 @@ class Run:
 
 @dataclass
 class Step:
-    """One step: this rank's part of its sequences, and the mean that makes all parts' gradients add up."""
+    """One step's work on this rank: its micro-batches, and how their losses make one mean."""
     inputs: Tensor           # int64 (sequences, context), this rank's
     targets: Tensor          # one token further; -1 counts nothing
     micro_batch: int         # sequences of a forward pass
@@ -331,20 +322,14 @@ class Step:
                 yield part
 
     def mean(self, losses: Tensor) -> Tensor:
-        """Turn a micro-batch's losses (batch, time) into its share of the mean over the step's tokens."""
+        """Turn a micro-batch's losses (batch, time) into what to differentiate, and note it for the log.
+
+        That is their share of the mean over the step's tokens, times the number of ranks, over which
+        gradients are averaged.
+        """
         share = losses.sum() / self.tokens
         self.loss += share.detach()
-        return share * ranks.world()                 # ranks average their gradients: their shares must add up
-
-
-def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """Make the paper's AdamW, β = (0.9, 0.95), over what requires gradients; decay on matrices only."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    matrices = [weight for weight in weights if weight.dim() >= 2]
-    gains = [weight for weight in weights if weight.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
-    fused = weights[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused)
+        return share * ranks.world()
 
 
 def in_precision(network: nn.Module, device: torch.device, dtype: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -26,7 +26,7 @@ class Loss(NamedTuple):
 def held_out_loss(model: nn.Module, sequences: Tensor, dtype: str, corpus: str = "") -> Loss:
     """Measure a model's loss on `sequences`, int64 (n, context + 1), shared out among the ranks.
 
-    Every rank makes the same number of forward passes, each of as many sequences as 8,192 tokens are.
+    Every rank makes the same number of forward passes, each of at most 8,192 tokens.
     """
     device = next(model.parameters()).device
     size = max(1, TOKENS_AT_ONCE // (sequences.shape[1] - 1))

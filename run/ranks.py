@@ -40,9 +40,9 @@ def join(device: torch.device) -> None:
 def end(status: int) -> None:
     """End this process at once, its output written, where it has met others; else do nothing.
 
-    DistributedDataParallel keeps its process group, and the group its threads, beyond destroy_process_group. A
-    thread that still lets go of a tensor while the interpreter is taken down asks for a lock that is not there
-    any more, and the process aborts though all is done. So the interpreter is not taken down.
+    DistributedDataParallel keeps its process group, and the group its threads, beyond destroy_process_group.
+    A thread that still lets go of a tensor while the interpreter is taken down asks for a lock that is gone,
+    and the process aborts though all is done. So the interpreter is not taken down.
     """
     if dist.is_initialized():
         sys.stdout.flush()
@@ -63,7 +63,7 @@ def add_up(values: Tensor) -> Tensor:
 
 
 def largest(number: int) -> int:
-    """The largest of the numbers that the ranks bring."""
+    """Find the largest of the numbers that the ranks bring."""
     value = torch.tensor(number)
     if dist.is_initialized():
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
@@ -93,5 +93,5 @@ def parallel(network: nn.Module) -> nn.Module:
 
 
 def exchanging(network: nn.Module, now: bool) -> AbstractContextManager:
-    """Whether the backward passes in the block exchange gradients: once a step, with its last micro-batch."""
+    """Exchange gradients in the block's backward passes only if `now`: with a step's last micro-batch."""
     return network.no_sync() if world() > 1 and not now else nullcontext()

@@ -4,6 +4,7 @@ Rank 0 speaks.
 """
 
 import json
+import math
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +36,7 @@ def start_wandb(name: str, config: dict):
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns as wide as they need to be, the first flush left."""
+    """Lay out columns as wide as they need to be, the first flush left."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     lines = []
     for first, *others in (header, *rows):
@@ -72,6 +73,11 @@ class Report:
     def advance(self) -> None:
         """Move the bar on by a step."""
         self.bar.update()
+
+    def mute(self) -> None:
+        """Show nothing more; the log is kept."""
+        self.bar.close()
+        self.shown = math.inf
 
     def close(self) -> None:
         """Take the bar away; nothing more is noted."""

@@ -83,6 +83,8 @@ def measured(losses: dict[str, float]) -> dict[str, dict]:
 
 def write_record(folder: Path, stage: str, lineage: list[dict]) -> None:
     folder.mkdir(parents=True)
+    for name, entry in zip(STAGES, lineage):
+        entry |= {"stage": name, "steps": 1, "tokens": {}, "corpora": {}} | entry
     last = lineage[-1]
     record = {"stage": stage, "args": last["args"], "lineage": lineage, "losses": last["losses"]}
     (folder / "run.json").write_text(json.dumps(record))

@@ -63,8 +63,8 @@ def test_all_is_every_figure_that_is_planned_and_no_run_twice(experiments):
     ("frontier", "frontier is of runs that are there, name them with --runs"),
     ("frontier --list", "name them with --runs"), ("frontier --only draw", "name them with --runs"),
     ("fig2 --list --cost", "not allowed with"), ("fig2 --list --only draw", "not allowed with"),
-    ("fig2 --corpora a b", "expected 4 arguments"),
-    ("fig2 --corpora web music chem web", "give four different ones"),
+    ("fig2 --corpora a b", "--corpora takes 4 for this figure: PRE POST FT OTHER"),
+    ("fig2 --corpora web music chem web", "give different ones"),
     ("fig2 --corpora b/tunes.txt music chem web", "b/tunes.txt is empty"),
     ("fig2 --corpora web music a/tunes.txt b/tunes.txt --list",
      "share out/toy-web/music-lam0-seed1/lr5e-4/tunes"),
@@ -144,7 +144,7 @@ def describe(lineage):
 
 
 def named(rate):
-    return "rate" if rate is None else f"rate {rate:g}"
+    return f"rate {rate:g}"
 
 
 def judge(dial, by_loss):
@@ -156,11 +156,12 @@ def paper(monkeypatch):
     """A second paper: chains of two stages, and replay on the axis in place of λ."""
     kind = Curves(dial="replay", symbol="ρ", series="rate", name_series=named, panels=("L_im", "L_pre"),
                   losses=("L_im", "L_pre"), falls="L_pre", belongs=lambda point: point["rate"] < 1,
-                  judge=judge, published=lambda rate, loss: None, colour="teal")
+                  judge=judge, published=lambda preset, rate, loss: None, colour="teal")
     chains = ["pretrain --pre $first --post $second | posttrain --replay {0,0.1,0.5} $rates"]
     paper = SimpleNamespace(
         CORPORA={"toy": {"first": "web", "second": "chat"}}, SETTINGS={"toy": {"rates": "--lr {1e-4,1e-3}"}},
-        FIGURES={"keep1": Figure("Replay keeps what was learned first", chains, kind, "posttrain", describe)})
+        FIGURES={"keep1": Figure("Replay keeps what was learned first", chains, kind,
+                                  ("pretrain", "posttrain"), describe)})
     monkeypatch.setattr(command, "PAPERS", [early_exposure, paper])
     return paper
 
@@ -186,7 +187,7 @@ def test_a_second_paper_is_drawn_by_the_same_machinery(experiments, paper):
     assert run.out.count("seen (3 seeds)") == 2
     text = Path("out/toy/figures/keep1.md").read_text()
     assert text.startswith("# Replay keeps what was learned first\n")
-    assert "| rate | ρ | L_im | L_pre | L_pre below that at the first ρ | p |" in text
+    assert "| where | ρ | L_im | L_pre | L_pre below that at the first ρ | p |" in text
     # L_pre is 1.4 less the replay, and a hundredth of the seed
     assert "rate 0.001 | 0.5 | 1.000 ± 0.000 | 0.920 ± 0.010 | 0.500 [0.500, 0.500] | 0.125 |" in text
     with open("out/toy/figures/keep1.csv", newline="") as file:

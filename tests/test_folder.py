@@ -164,3 +164,18 @@ def test_a_full_disk_leaves_no_torn_file(stage):
     assert run.status == 2 and "no space left" in run.err and run.err.count("\n") == 1
     assert files_of("pretrain") == {".lock", "log.jsonl"}
     assert stage("pretrain", "--tokens 1k --resume").status == 0
+
+
+def test_the_folder_of_another_stage_is_no_finished_run_of_this(stage):
+    stage("pretrain", "--tokens 1k")
+    run = stage("posttrain", "--init out/none --out out/pretrain")
+    assert run.status == 2 and "no checkpoint out/none/ckpt.pt" in run.err and run.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stage": 1, "args": 2, "lineage": 3}',
+                                  '{"stage": "pretrain", "args": {}, "lineage": [{}]}'])
+def test_a_damaged_record_is_one_line(stage, text):
+    stage("pretrain", "--tokens 1k")
+    Path("out/pretrain/run.json").write_text(text)
+    run = stage("pretrain", "--tokens 1k")
+    assert run.status == 2 and "run.json is damaged" in run.err and run.err.count("\n") == 1

@@ -121,3 +121,9 @@ def test_a_stage_loads_no_more_than_it_needs():
     program = "import pretrain, sys; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
     assert not {"matplotlib", "experiments", "datasets", "theory"} & set(loaded)
+
+
+def test_no_line_of_code_is_wider_than_110_columns():
+    wide = [f"{name}:{number}" for name, path in FILES.items()
+            for number, line in enumerate(path.read_text().splitlines(), start=1) if len(line) > 110]
+    assert not wide

@@ -1,6 +1,7 @@
 """A plan's runs and their folders, and that each is made once whatever happens."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from experiments.early_exposure import CORPORA, PLANS, SETTINGS
 from experiments.points import stem
-from experiments.sweep import (HOUSE, STAGES, command, environment, expand, folder_name, plan, require_same,
+from experiments.sweep import (HOUSE, command, environment, expand, folder_name, plan, require_same,
                                with_further_seeds)
 from run.files import UserError
 from tests.conftest import ROOT
@@ -221,3 +222,12 @@ def test_killed_or_shared_every_run_is_made_once_and_failures_do_not_stop_the_re
         assert "\n    error: short.txt " in err and "error: 1 runs failed, 1 are missing" in err
         assert "L_ret falls in λ" in out
     assert {path.name for path in Path("out/figures").iterdir()} == {"fig3a.png", "fig3a.csv", "fig3a.md"}
+
+
+@pytest.mark.parametrize("line, says", [
+    ("pretrain --lam 0 | finetune $ratte", "has $ratte, neither a corpus nor a setting"),
+    ("pretrain --lam 0 1", "'1', which follows no flag"),
+])
+def test_a_plan_with_a_slip_is_not_run(line, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        plan([line], "toy", {"rate": "--lr 1"}, {"pre": "web"}, 1, Path("out"))

@@ -16,6 +16,7 @@ from experiments.frontiers import Frontiers, Pair, Style, View
 from experiments.points import Point, columns, having, seed_of, stem
 from experiments.statistics import best_inside, estimate, estimate_numbers, slope
 
+STAGES = ("pretrain", "posttrain", "finetune")
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
 PUBLISHED = Path(__file__).parent / "published"              # at 135M
 
@@ -99,10 +100,8 @@ def judge_matched(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     return claims
 
 
-def shown_size(post_tokens: int | None) -> str:
+def shown_size(post_tokens: int) -> str:
     """Write |D_post| as a legend calls it: 150000 → |D_post| 150k."""
-    if post_tokens is None:
-        return "|D_post|"
     if post_tokens >= 1e6:
         return f"|D_post| {post_tokens / 1e6:g}M"
     return f"|D_post| {post_tokens / 1e3:g}k"
@@ -114,8 +113,10 @@ def published_rows(file: str) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def published_curve(panel: str, post_tokens: int, loss: str) -> ndarray | None:
+def published_curve(panel: str, preset: str, post_tokens: int, loss: str) -> ndarray | None:
     """Read a curve of the paper's Figure 3: (λ, loss), (n, 2)."""
+    if preset != "135m":
+        return None
     size = shown_size(post_tokens).split()[-1]
     rows = having(published_rows("fig3.csv"), panel=panel, metric=loss, post_tokens=size)
     return columns(rows, ("lambda", "loss")) if rows else None
@@ -133,12 +134,15 @@ def against_lam(panel: str, additions: tuple[str, ...],
 # ------------------------------------------------------------------------------------------------------------
 # Figures 2 and 4 to 7: frontiers
 
-def published_front(figure: str, pipeline: str, column: list[Recipe], recipe: Recipe,
+def published_front(figure: str, preset: str, pipeline: str, column: list[Recipe], recipe: Recipe,
                     view: View) -> ndarray | None:
     """Read a frontier of the paper's Figures 2 and 4: (n, 2)."""
+    if preset != "135m":
+        return None
+
     # Figure 4 has a column for dropout and one for replay, told apart in the paper by the pipeline's name.
     names = pipeline
-    if len(column) == 3:
+    if figure == "4":
         names += f" ({column[-1].additions[0]})"
     x, y = view
     name = str(recipe).replace(" ", "")
@@ -180,7 +184,7 @@ LORA = {"mixing helps LoRA": Pair(better=MIXED_LORA, worse=UNMIXED_LORA),
 
 def figure(number: str, title: str, kind: Curves | Frontiers) -> Figure:
     """Make a figure of the paper, of the runs that are planned for it."""
-    return Figure(f"Figure {number}: {title}", PLANS[f"fig{number}"], kind, "finetune", describe)
+    return Figure(f"Figure {number}: {title}", PLANS[f"fig{number}"], kind, STAGES, describe)
 
 
 FIGURES = {
@@ -200,6 +204,6 @@ FIGURES = {
     "fig7": figure("7", "LoRA against full post-training",
                    frontiers("7", [FORGETTING, RETAINED],
                              [(UNMIXED, MIXED, UNMIXED_LORA, MIXED_LORA)], LORA)),
-    "frontier": Figure("Pareto frontiers", plan=(), stage="finetune", describe=describe,
+    "frontier": Figure("Pareto frontiers", plan=(), stages=STAGES, describe=describe,
                        kind=frontiers("", [DOWNSTREAM, RETAINED], [()], MIXING | ADDED | ALONE | LORA)),
 }

@@ -1,0 +1,48 @@
+"""The verdicts of several folders of figures, told side by side."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.finished_runs import draw, frontier_of, sweep_of_shares
+
+
+@pytest.fixture
+def folders(stage):
+    """Two folders of figures: in one dropout improves on mixing everywhere, in the other not for chat."""
+    for name, chat in (("embedded", 0.3), ("real", 0.1)):
+        runs = f"runs-{name}"
+        frontier_of(runs, "mixed", 0.2, seeds=1)
+        frontier_of(runs, "mixed + dropout", 0.3, seeds=1)
+        frontier_of(runs, "mixed", 0.2, ("web", "music", "chat"), seeds=1)
+        frontier_of(runs, "mixed + dropout", chat, ("web", "music", "chat"), seeds=1)
+        draw(stage, "fig4", runs)
+        Path("figures").rename(name)
+    sweep_of_shares("shares")
+    draw(stage, "fig3a", "shares")
+    Path("figures/fig3a.md").rename("embedded/fig3a.md")
+
+
+def test_a_claim_is_counted_over_its_panels_in_every_folder(stage, folders):
+    run = stage("experiments.verdicts", settings="embedded real")
+    by_claim, by_panel = run.out.split("\n\n")
+    assert (run.status, run.err) == (0, "")
+    assert by_claim.splitlines() == [
+        "| figure | claim | embedded | real |", "| --- | --- | --- | --- |",
+        "| 3a | L_ret falls in λ | seen | – |", "| 3a | L_im is flat | seen | – |",
+        "| 4 | dropout improves on mixing | seen | seen in **1 of 2** |"]
+    rows = by_panel.splitlines()
+    assert rows[0] == "| figure | claim | pipeline, view | embedded | real |" and len(rows) == 2 + 2 + 2
+    # the wavering adds 0.004, 0.008 and 0 to a slope of −0.4
+    assert rows[2] == "| 3a | L_ret falls in λ | web → music → chem | 0.396 [0.392, 0.400]: seen | – |"
+    chat, chem = rows[4:]
+    assert chat.startswith("| 4 | dropout improves on mixing | web → music → chat, (L_ret, L_ft) | 0.100, ×")
+    assert ": seen | -0.100, ×0." in chat and chat.endswith(": **not seen** |")
+    assert "web → music → chem, (L_ret, L_ft) | 0.100, ×1." in chem and chem.count(": seen |") == 2
+
+
+def test_a_folder_without_figures_is_one_line(stage, folder):
+    Path("empty").mkdir()
+    run = stage("experiments.verdicts", settings="empty")
+    assert run.status == 2 and run.err.startswith("error: no figures in empty, draw them first")
+    assert run.err.count("\n") == 1
