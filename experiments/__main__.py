@@ -109,6 +109,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.flag("jobs", positive, "runs at once [one a GPU, or one a CPU core]", metavar="N")
     parser.flag("nproc-per-node", positive, "processes a run, by torchrun, a GPU each [1]", metavar="N",
                 default=1)
+    parser.add_argument("--compile", action="store_true",
+                        help="torch.compile long runs on a CPU too; what is made is shared by all of them")
     parser.flag("out", Path, "folder of all runs and figures [out/PRESET, and -PRE with --corpora]",
                 metavar="DIR")
     parser.flag("picture", Path, "where to draw with --runs, .csv and .md beside it [NAME.png]",
@@ -193,7 +195,7 @@ def make(args: Namespace, runs: list[Planned], corpora: set[str], jobs: int,
     if missing:
         prepare_corpora(corpora, args.preset)
     budgets = {run: tokens(run) for run in missing}
-    return Sweep(missing, jobs, args.nproc_per_node, root, budgets).execute()
+    return Sweep(missing, jobs, args.nproc_per_node, root, budgets, args.compile).execute()
 
 
 def prepare_corpora(corpora: set[str], preset: str) -> None:

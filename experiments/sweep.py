@@ -25,6 +25,7 @@ from run.files import UserError, lock, make_folder
 from run.flags import count, noting_signals
 
 STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune}
+WORTH_COMPILING = 1e6                    # tokens of a run: fewer do not make up for the start on a CPU
 RETRY = 60                               # seconds until a run that another process had is tried again
 HOUSE = Path(__file__).parent.parent
 
@@ -161,7 +162,7 @@ def number(text: str) -> float:
 # ------------------------------------------------------------------------------------------------------------
 # Commands
 
-def command(run: Planned, processes: int, python: str = "python", flags: Sequence[str] = ()) -> list[str]:
+def command(run: Planned, processes: int, python: str = "python") -> list[str]:
     """Write the command of a run as a person would; finished it does nothing, unfinished it continues."""
     words = [python]
     if processes > 1:
@@ -171,7 +172,7 @@ def command(run: Planned, processes: int, python: str = "python", flags: Sequenc
         words += [flag] if value is None else [flag, value]
     if run.parent:
         words += ["--init", str(run.parent.out)]
-    return [*words, "--out", str(run.out), *flags, "--resume"]
+    return [*words, "--out", str(run.out), "--resume"]
 
 
 def cores() -> int:
@@ -219,6 +220,7 @@ class Sweep:
     processes: int                                           # of a run
     root: Path
     budgets: dict[Planned, float]                            # tokens of a run, to tell how long is left
+    compiled: bool = False                                   # whether long runs are
     waiting: list[Planned] = field(init=False, default_factory=list)
     running: dict[int, Running] = field(init=False, default_factory=dict)          # by slot
     failed: dict[Planned, str] = field(init=False, default_factory=dict)           # and their last lines
@@ -298,6 +300,8 @@ class Sweep:
             self.waiting.remove(run)
             make_folder(run.out.parent)
             words = command(run, self.processes, sys.executable)
+            if self.compiled and self.budgets[run] >= WORTH_COMPILING:
+                words.append("--compile")
             variables = environment(slot, self.jobs, self.processes, self.root)
             with open(run.log(), "a") as log:
                 process = subprocess.Popen(words, stdout=log, stderr=log, env=variables)
