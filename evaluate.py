@@ -20,7 +20,7 @@ from model import load_model
 from run import ranks
 from run.checkpoint import checkpoint_path, read_checkpoint
 from run.device import autocast, pick_device, pick_dtype
-from run.files import refusing
+from run.files import UserError, refusing
 from run.flags import Parser, add_device_flags, launch, positive, rate, seed
 from run.losses import Loss, held_out_loss
 from run.report import table
@@ -95,9 +95,12 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
         role = role_of(name, recorded)
         sequences = corpus_of(lineage, role).held_out_sequences(model.config.context)
         loss = held_out_loss(model, sequences, dtype, role)
+        if not math.isfinite(loss.mean):
+            raise UserError(f"{name} of {path} is not finite")
         bits = loss.mean / math.log(2) / bytes_per_token(sequences, tokenizer)
         losses[name] = {"mean": loss.mean, "se": loss.se, "corpus": loss.corpus, "bits_per_byte": bits}
-    return {"run": str(path), "preset": lineage[0]["args"]["preset"], "tokenizer": lineage[0]["tokenizer"],
+    first = lineage[0]
+    return {"run": str(path), "preset": first["args"].get("preset"), "tokenizer": first["tokenizer"],
             "parameters": model.parameter_count(), "losses": losses, "lineage": lineage}
 
 

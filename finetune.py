@@ -77,7 +77,8 @@ def parse(argv=None):
     parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (Kotha & Liang; not the paper)")
     add_stage_flags(parser, out="out/finetune", init="out/posttrain")
     args = parser.parse_args(argv)
-    checkpoint = take_up(args, "finetune", after=("pretrain", "posttrain", "finetune"))
+    checkpoint = take_up(args, "finetune", after=("pretrain", "posttrain", "finetune"),
+                         told=("preset", "tokenizer"))
     return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint
 
 

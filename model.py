@@ -177,12 +177,21 @@ def configure(preset: str, vocab_size: int, sizes: dict[str, int | None] = {}) -
 
 def load_model(config: dict[str, object], weights: dict[str, Tensor]) -> GPT:
     """Rebuild a checkpoint's model, on the CPU; raises ValueError if weights and configuration differ."""
+    # Shapes are compared before any memory is taken: a damaged configuration may ask for all there is.
     try:
-        model = GPT(GPTConfig(**config))
-        model.load_state_dict(weights)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError("the checkpoint's weights and configuration do not belong together, "
-                         "make it again or name another") from error
+        if config["layers"] > len(weights):
+            raise ValueError(config["layers"])
+        with torch.device("meta"):
+            planned = GPT(GPTConfig(**config)).state_dict()
+    except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError, AttributeError) as error:
+        raise ValueError("the checkpoint's configuration is not one of this program") from error
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    if shapes != {name: weight.shape for name, weight in planned.items()}:
+        raise ValueError("the checkpoint's weights do not have the shapes that its configuration says")
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise ValueError("the checkpoint has weights that are not finite")
+    model = GPT(GPTConfig(**config))
+    model.load_state_dict(weights)
     return model
 
 

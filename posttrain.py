@@ -102,7 +102,8 @@ def parse(argv=None):
                         help="one pass over just what Stage 1 left of D_post, no early stop")
     add_stage_flags(parser, out="out/posttrain", init="out/pretrain")
     args = parser.parse_args(argv)
-    checkpoint = take_up(args, "posttrain", after=("pretrain", "posttrain"))
+    checkpoint = take_up(args, "posttrain", after=("pretrain", "posttrain"),
+                         told=("preset", "tokenizer", "post_tokens", "seed"))
     if args.compute_matched and len(checkpoint.lineage) > 1:
         raise UserError(f"--compute-matched takes what Stage 1 left, --init {args.init} is of a later stage")
     return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint

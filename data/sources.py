@@ -1,6 +1,7 @@
 """A corpus's name or path → its documents. What kind of corpus it is, is decided here and once."""
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +18,7 @@ class HubSet(NamedTuple):
     configs: tuple[str | None, ...] = (None,)
     revision: str | None = None
     held_out_split: str | None = None          # where there is none, documents are held out by hash
+    split: str = "train"
 
 
 HUB = {  # the paper names no data sets: these, at these revisions, are our choice
@@ -32,7 +34,8 @@ HUB = {  # the paper names no data sets: these, at these revisions, are our choi
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 TEXT_FIELDS = [("text",), ("prompt", "completion"), ("instruction", "input", "output"),
                ("instruction", "output"), ("inputs", "targets")]       # the first that a row has are read
-HELP = f"a file, a folder, hub:ORG/NAME[:CONFIG], or one of {' '.join(embedded.NAMES)} {' '.join(HUB)}"
+HELP = ("a file, a folder, hub:ORG/NAME[:CONFIG[/SPLIT]][@REVISION], or one of "
+        + " ".join((*embedded.NAMES, *HUB)))
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Source:
     @property
     def is_local(self) -> bool:
         """Say whether nothing has to be downloaded."""
-        return self.hub is None
+        return self.hub is None or Path(self.hub.path).is_dir()
 
     @property
     def held_out_split(self) -> str | None:
@@ -60,10 +63,11 @@ class Source:
 
     def version(self) -> object:
         """Return what differs, as text, where the documents may."""
+        state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
         if self.hub:
-            return self.hub
+            return (*self.hub, state) if state else self.hub
         if self.files:
-            return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+            return state
         return embedded.version()
 
     def documents(self, held_out: bool = False) -> Iterator[str]:
@@ -75,19 +79,37 @@ class Source:
             yield from embedded.documents(self.name)
             return
 
-        # Fields are found once: all rows of a corpus have those of the first.
+        # Rows of one corpus may differ in their fields; what has no text is counted and told.
+        rows, used, shown = 0, {}, {}
         try:
-            fields = None
             for row in self._rows(held_out):
-                fields = fields or find_fields(row, self.text_field, self.name)
-                if text := join_fields(row, fields):
+                rows += 1
+                fields = find_fields(row, self.text_field)
+                if not fields:
+                    shown = shown or row
+                    continue
+                used[fields] = used.get(fields, 0) + 1
+                text = join_fields(row, fields)
+                if text:
                     yield text
+            if rows and not used:
+                raise UserError(f"no text field in {self.name} (it has {', '.join(map(str, shown))}), "
+                                "name one with --text-field, several as A+B")
+            self._tell(rows, used)
         except UserError:
             raise
         except StopIteration as error:                     # how datasets meets a JSON file without a row
             raise UserError(empty(self.name)) from error
         except Exception as error:                         # datasets raises a different kind for every reader
             raise UserError(self._what_is_wrong(error)) from error
+
+    def _tell(self, rows: int, used: dict[tuple[str, ...], int]) -> None:
+        """Say which fields were read where it is not one and the same, and how many rows had no text."""
+        named = tuple(self.text_field.split("+")) if self.text_field else None
+        left_out = rows - sum(used.values())
+        if left_out or len(used) > 1 or named and named not in used:
+            read = ", ".join(f"{'+'.join(fields)} of {count:,}" for fields, count in used.items())
+            print(f"{self.name}: {rows:,} rows, read {read}; {left_out:,} without text", flush=True)
 
     def _rows(self, held_out: bool) -> Iterator[dict]:
         """Rows, streamed: nothing is downloaded or held beyond what is read."""
@@ -98,8 +120,9 @@ class Source:
 
         # A configuration is opened when its turn comes: the last may never be needed.
         if self.hub:
-            split = self.hub.held_out_split if held_out else "train"
-            print(f"reading {self.hub.path} from the hub …", flush=True)
+            split = self.hub.held_out_split if held_out else self.hub.split
+            if not self.is_local:
+                print(f"reading {self.hub.path} from the hub …", flush=True)
             parts = (datasets.load_dataset(self.hub.path, config, revision=self.hub.revision, split=split,
                                            streaming=True)
                      for config in self.hub.configs)
@@ -133,11 +156,37 @@ def find_source(name: str, text_field: str | None = None) -> Source:
     if name in embedded.NAMES:
         return Source(name, text_field)
     if name.startswith("hub:"):
-        path, _, config = name.removeprefix("hub:").partition(":")
-        return Source(name, text_field, hub=HubSet(path, (config or None,)))
+        return Source(name, text_field, hub=hub_set(name.removeprefix("hub:")))
     if name in HUB:
         return Source(name, text_field, hub=HUB[name])
+    if is_data_set(Path(name)):
+        files = tuple(sorted(path for path in Path(name).rglob("*") if reader(path)))
+        return Source(name, text_field, hub=HubSet(name), files=files)
     return Source(name, text_field, files=local_files(name))
+
+
+def hub_set(name: str) -> HubSet:
+    """Read ORG/NAME[:CONFIG[/SPLIT]][@REVISION]."""
+    name, _, revision = name.partition("@")
+    path, _, config = name.partition(":")
+    config, _, split = config.partition("/")
+    return HubSet(path, (config or None,), revision=revision or None, split=split or "train")
+
+
+def is_data_set(root: Path) -> bool:
+    """Tell whether a folder is a clone of a data set with splits or configurations, for `datasets` to read.
+
+    Its card says so, or its files are called train and test or validation.
+    """
+    if not root.is_dir():
+        return False
+    card = root / "README.md"
+    if card.is_file() and "\nconfigs:" in card.read_text(errors="replace"):
+        return True
+    names = [path.name.lower() for path in root.rglob("*") if reader(path)]
+    trains = [name for name in names if "train" in name]
+    others = [name for name in names if re.search(r"test|valid|\bdev\b|\beval\b", name)]
+    return bool(trains and others)
 
 
 def local_files(name: str) -> tuple[Path, ...]:
@@ -165,16 +214,16 @@ def reader(path: Path) -> str | None:
     return READERS.get(stem.suffix)
 
 
-def find_fields(row: dict, text_field: str | None, name: str) -> tuple[str, ...]:
-    """Decide which fields of `row` make up a document; raises UserError if none is known."""
+def find_fields(row: dict, text_field: str | None) -> tuple[str, ...] | None:
+    """Decide which fields of `row` make up a document; None if it has no text.
+
+    What is named comes first, but is not all: D_pre and D_post share the flag.
+    """
     named = [tuple(text_field.split("+"))] if text_field else []
     for fields in named + TEXT_FIELDS:
         if all(isinstance(row.get(field), str) for field in fields):
-            if named and fields != named[0]:               # D_pre and D_post share the flag
-                print(f"{name} has no field {text_field}, reading {'+'.join(fields)}")
             return fields
-    raise UserError(f"no text field in {name} (it has {', '.join(map(str, row))}), "
-                    "name one with --text-field, several as A+B")
+    return None
 
 
 def join_fields(row: dict, fields: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """A source → token files, prepared once and memory-mapped, and the held-out part of every corpus."""
 
+import base64
 import hashlib
 import json
 import os
@@ -21,13 +22,16 @@ from tqdm import tqdm
 
 from data.sources import Source, empty, find_source
 from data.stream import Windows, window
-from run.files import UserError, turn, write_error, write_json
+from run.files import UserError, atomic, turn, write_error, write_json
 
 HELD_OUT_SHARES = (0.01, 0.02, 0.05, 0.1)   # of documents: the first that leaves MIN_HELD_OUT, else the last
 MIN_HELD_OUT = 2 ** 16                      # tokens, so that a held-out loss is stable
 HELD_OUT_DOCUMENTS = 2000                   # read of a held-out split that a corpus brings
 HELD_OUT_SEQUENCES = 256                    # every held-out loss is over so many windows
 DOCUMENTS_AT_ONCE = 512                     # held in memory while tokenizing
+ALWAYS_CHECKED = 2 ** 26                    # bytes of a token file whose checksum every process looks at
+PARTS = ("train", "held_out")
+RECORD = ("source", "text_field", "limit", "checksum")        # what a checkpoint keeps of a corpus
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -40,7 +44,7 @@ class Corpus:
     role: str                 # what it is here: pre, post, ft
     train: np.ndarray         # (tokens,) uint16 or uint32
     held_out: np.ndarray
-    record: dict              # source, text_field, limit, checksum
+    record: dict              # its RECORD
 
     def held_out_sequences(self, context: int) -> Tensor:
         """Cut the windows of every held-out loss, evenly spread over what is held out.
@@ -85,12 +89,15 @@ def open_corpus(role: str, source: Source, tokenizer: tiktoken.Encoding, limit: 
     key = digest(source.name, source.version(), source.text_field, limit, fingerprint(tokenizer))
     home = folder / f"{slug}-{tokenizer.name}-{key}"
 
-    # Several runs may start at once: one prepares, the others wait and find it done.
-    if not (home / "meta.json").exists():
+    # Several runs may start at once: one prepares, or mends what is damaged, the others find it done.
+    corpus = load_corpus(role, home)
+    if corpus is None:
         with turn(folder / f".{home.name}.lock"):
-            if not (home / "meta.json").exists():
+            corpus = load_corpus(role, home)
+            if corpus is None:
                 prepare(source, tokenizer, limit, home)
-    return load_corpus(role, home)
+                corpus = load_corpus(role, home)
+    return corpus
 
 
 def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens")) -> Corpus:
@@ -99,12 +106,17 @@ def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"))
     While the token files are there, the corpus need not be. Raises UserError if it is needed and has changed.
     """
     tokenizer = tokenizer_of(lineage)
-    record = [entry["corpora"][role] for entry in lineage if role in entry["corpora"]][-1]
+    records = [entry["corpora"][role] for entry in lineage if role in entry["corpora"]]
+    if not records or not is_record(records[-1]):
+        raise UserError(f"the checkpoint does not say what its D_{role} is, make it again or name another")
+    record = records[-1]
     for meta in folder.glob("*/meta.json"):
-        if json.loads(meta.read_text())["checksum"] == record["checksum"]:
-            return load_corpus(role, meta.parent)
+        if read_meta(meta.parent).get("checksum") == record["checksum"]:
+            corpus = load_corpus(role, meta.parent)
+            if corpus:
+                return corpus
 
-    # Deleted token files are made again, and are of use only if they come out the same.
+    # Deleted or damaged token files are made again, and are of use only if they come out the same.
     name = record["source"]
     corpus = open_corpus(role, find_source(name, record["text_field"]), tokenizer, record["limit"], folder)
     if corpus.record["checksum"] != record["checksum"]:
@@ -113,17 +125,77 @@ def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"))
     return corpus
 
 
-def load_corpus(role: str, home: Path) -> Corpus:
-    """Map the token files in a folder that `prepare` has written."""
-    meta = json.loads((home / "meta.json").read_text())
-    train = np.memmap(home / "train.bin", dtype=meta["dtype"], mode="r")
-    held_out = np.memmap(home / "held_out.bin", dtype=meta["dtype"], mode="r")
-    record = {key: meta[key] for key in ("source", "text_field", "limit", "checksum")}
-    return Corpus(role, train, held_out, record)
+def is_record(record: object) -> bool:
+    """Tell whether a value is what a checkpoint keeps of a corpus."""
+    return isinstance(record, dict) and set(RECORD) <= record.keys() and isinstance(record["source"], str)
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Token files
+# Token files that are there
+
+def load_corpus(role: str, home: Path) -> Corpus | None:
+    """Map the token files in a folder that `prepare` has written; None if they are not there or not whole."""
+    if not (home / "meta.json").exists():
+        return None
+    meta = read_meta(home)
+    damage = what_is_damaged(home, meta)
+    if damage:
+        print(f"{home} is damaged ({damage}), it is not used", flush=True)
+        return None
+    train = np.memmap(home / "train.bin", dtype=meta["dtype"], mode="r")
+    held_out = np.memmap(home / "held_out.bin", dtype=meta["dtype"], mode="r")
+    return Corpus(role, train, held_out, {key: meta[key] for key in RECORD})
+
+
+def read_meta(home: Path) -> dict:
+    """Read meta.json; empty if it is not what `prepare` writes."""
+    try:
+        meta = json.loads((home / "meta.json").read_text())
+        sizes = [meta["tokens"][part] * np.dtype(meta["dtype"]).itemsize for part in PARTS]
+        known = is_record(meta) and min(sizes) > 0 and meta["dtype"] in ("uint16", "uint32")
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return meta if known else {}
+
+
+def what_is_damaged(home: Path, meta: dict) -> str:
+    """Say which of the token files is not what meta.json says of it; nothing if all are.
+
+    Sizes are always looked at. Checksums are of files of up to 64 MiB; of larger ones the first time, and
+    again when their size or time of change is another: hundreds of GB must not hold up every start.
+    """
+    if not meta:
+        return "meta.json"
+    itemsize = np.dtype(meta["dtype"]).itemsize
+    for part in PARTS:
+        path = home / f"{part}.bin"
+        if not path.exists() or path.stat().st_size != meta["tokens"][part] * itemsize:
+            return path.name
+        if part not in meta.get("checksums", {}):           # written before there were any
+            continue
+
+        # What was found whole is noted with the state that it was in.
+        stamp = home / f".{part}.verified"
+        state = f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+        large = path.stat().st_size > ALWAYS_CHECKED
+        if large and stamp.exists() and stamp.read_text() == state:
+            continue
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, new_hash).hexdigest() != meta["checksums"][part]:
+                return path.name
+        if large:
+            with atomic(stamp) as file:
+                file.write(state.encode())
+    return ""
+
+
+def new_hash() -> "hashlib.blake2b":
+    """Start a checksum."""
+    return hashlib.blake2b(digest_size=16)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Token files that are made
 
 class Document(NamedTuple):
     """A document, and the token file that it goes into."""
@@ -142,7 +214,7 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
         # A small corpus holds out more, so that its held-out loss is stable.
         for share in HELD_OUT_SHARES:
             temporary.mkdir(parents=True, exist_ok=True)
-            counts, checksum = write_tokens(split(source, share), tokenizer, limit, temporary, source.name)
+            counts, checksums = write_tokens(split(source, share), tokenizer, limit, temporary, source.name)
             if counts["held_out"] >= MIN_HELD_OUT or source.held_out_split:
                 break
         if not sum(counts.values()):
@@ -154,7 +226,9 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
         write_json(temporary / "meta.json", {
             "source": source.name, "text_field": source.text_field, "limit": limit,
             "revision": source.revision, "tokenizer": tokenizer.name, "dtype": token_dtype(tokenizer).name,
-            "tokens": counts, "held_out": source.held_out_split or share, "checksum": checksum})
+            "tokens": counts, "held_out": source.held_out_split or share, "checksum": checksums.pop("both"),
+            "checksums": checksums})
+        shutil.rmtree(home, ignore_errors=True)             # there is one only if it is damaged
         os.replace(temporary, home)
         print(f"{source.name}: {counts['train']:,} tokens, {counts['held_out']:,} held out → {home}",
               flush=True)
@@ -181,13 +255,13 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, limit: int | None, folder: Path,
-                 name: str) -> tuple[dict[str, int], str]:
+                 name: str) -> tuple[dict[str, int], dict[str, str]]:
     """Tokenize documents on all cores into train.bin and held_out.bin, up to `limit` training tokens.
 
-    Returns the tokens written to each and a checksum over both. Holds no more than 512 documents at a time.
+    Returns the tokens written to each, and checksums of each and of both. Holds 512 documents at a time.
     """
     counts = {"train": 0, "held_out": 0}
-    checksum = hashlib.blake2b(digest_size=16)
+    checksums = {"both": new_hash(), "train": new_hash(), "held_out": new_hash()}
     encode = partial(tokenizer.encode_to_numpy, disallowed_special=())
     bar = tqdm(total=limit, desc=f"tokenize {name}", unit="tok", unit_scale=True, disable=None, leave=False)
     with (open(folder / "train.bin", "wb") as train, open(folder / "held_out.bin", "wb") as held_out,
@@ -203,10 +277,11 @@ def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, li
             for document, tokens in zip(some, encoded):
                 tokens = np.append(tokens, end_of_text(tokenizer)).astype(token_dtype(tokenizer))
                 files[document.part].write(tokens)
-                checksum.update(tokens)
+                checksums["both"].update(tokens)
+                checksums[document.part].update(tokens)
                 counts[document.part] += len(tokens)
                 bar.update(len(tokens))
-    return counts, checksum.hexdigest()
+    return counts, {name: one.hexdigest() for name, one in checksums.items()}
 
 
 def token_dtype(tokenizer: tiktoken.Encoding) -> np.dtype:
@@ -238,25 +313,50 @@ def load_tokenizer(name: str) -> tiktoken.Encoding:
                         "(--tokenizer bytes)")
 
     # Both need more of tiktoken, which `bytes` need not wait for; what it raises is of many kinds.
-    from tiktoken.load import load_tiktoken_bpe
     from tiktoken_ext.openai_public import r50k_pat_str
     try:
         if name == "gpt2":
             return tiktoken.get_encoding("gpt2")
-        ranks = load_tiktoken_bpe(name)
+        ranks = read_ranks(Path(name))
         return tiktoken.Encoding(Path(name).stem, pat_str=r50k_pat_str, mergeable_ranks=ranks,
                                  special_tokens={END_OF_TEXT: max(ranks.values()) + 1})
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"cannot load tokenizer {name} ({type(error).__name__}; "
                         "tiktoken downloads gpt2 once), "
                         "use --tokenizer bytes or the path of a .tiktoken file") from error
 
 
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """Read a .tiktoken file: a token in base64 and its rank a line.
+
+    Not by tiktoken, which keeps what it has read by the name of the path: of two files, it would use the
+    first. Raises UserError if a line is anything else or a byte is no token, at which tiktoken would panic.
+    """
+    ranks = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError as error:
+            raise UserError(f"line {number} of {path} is not a token in base64 and its rank") from error
+    lacking = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if lacking:
+        raise UserError(f"{path} has no token for {len(lacking)} bytes (0x{lacking[0]:02x} is the first), "
+                        "choose one that has all 256")
+    if len(set(ranks.values())) < len(ranks):
+        raise UserError(f"{path} gives one rank to several tokens, choose another")
+    return ranks
+
+
 def tokenizer_of(lineage: list[dict]) -> tiktoken.Encoding:
     """Load the tokenizer of a checkpoint's first stage; raises UserError if it is no longer the same."""
-    name = lineage[0]["args"]["tokenizer"]
+    name = lineage[0]["args"].get("tokenizer")
+    if not isinstance(name, str):
+        raise UserError("the checkpoint does not say what its tokenizer is, make it again or name another")
     tokenizer = load_tokenizer(name)
-    if fingerprint(tokenizer) != lineage[0]["tokenizer"]:
+    if fingerprint(tokenizer) != lineage[0].get("tokenizer"):
         raise UserError(f"tokenizer {name} is not the one of the checkpoint, restore it")
     return tokenizer
 

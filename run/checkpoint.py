@@ -1,6 +1,7 @@
 """What one stage hands to the next, and what an interrupted run continues from; checked when it is read."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +53,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     parts = _read(path, mmap=True)
     if "optimizer" in parts:
         raise UserError(f"{path} is of a stage that has not finished, name the ckpt.pt of one that has")
+    if not parts["lineage"]:
+        raise UserError(f"{path} does not say how it came about, name a ckpt.pt that these scripts wrote")
     return Checkpoint(**{name: parts[name] for name in Checkpoint._fields})
 
 
@@ -73,11 +76,16 @@ def _read(path: Path, mmap: bool) -> dict:
             way_out = "its stage has not finished: run it with --resume"
         raise UserError(f"no checkpoint {path}, {way_out}")
 
-    # Only tensors and plain values are let in: a checkpoint cannot bring code.
+    # The archive has a CRC of each tensor and of all else, which torch does not look at. Only tensors and
+    # plain values are let in: a checkpoint cannot bring code.
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(damaged)
         parts = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        raise UserError(f"{path} is truncated or not a checkpoint ({type(error).__name__}), "
+        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}), "
                         "run its stage again with --overwrite") from error
 
     if not _is_checkpoint(parts):

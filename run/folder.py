@@ -20,7 +20,8 @@ from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoi
                             save_checkpoint)
 from run.files import UserError, atomic, lock, write_error, write_json
 
-FILES = ("ckpt.pt", "last.pt", "run.json", "log.jsonl")
+DAMAGED_LOG = "log.damaged.jsonl"
+FILES = ("ckpt.pt", "last.pt", "run.json", "log.jsonl", DAMAGED_LOG)
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")
 
@@ -37,8 +38,10 @@ def material(args: Namespace) -> dict[str, object]:
     return {name: value for name, value in vars(args).items() if name not in IMMATERIAL}
 
 
-def take_up(args: Namespace, stage: str, after: tuple[str, ...]) -> Checkpoint:
+def take_up(args: Namespace, stage: str, after: tuple[str, ...], told: tuple[str, ...]) -> Checkpoint:
     """Read the checkpoint of --init, which must be of one of the stages `after`.
+
+    Its first stage's arguments must tell what this one takes over from them.
 
     Where this stage has finished and --init is gone, returns a checkpoint without weights: enough to say so.
     Raises UserError if there is no such checkpoint.
@@ -53,6 +56,9 @@ def take_up(args: Namespace, stage: str, after: tuple[str, ...]) -> Checkpoint:
     if not done or done[-1] not in after:
         raise UserError(f"{path} is a checkpoint after {' and '.join(done) or 'nothing'}, "
                         f"{stage}.py takes one after {' or '.join(after)}")
+    lacking = [name for name in told if name not in checkpoint.lineage[0]["args"]]
+    if lacking:
+        raise UserError(f"{path} does not say its {', '.join(lacking)}, make it again or name another")
     return checkpoint
 
 
@@ -150,9 +156,14 @@ def _require_same(out: Path, state: str, held: Identity, wanted: Identity, way_o
 
 def _cut_log(log: Path, step: int) -> None:
     """Drop the lines after the last save: they are about to be written again."""
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+    try:
+        steps = [json.loads(line)["step"] for line in lines if line.endswith(b"\n")]
+        kept = lines[:sum(one <= step for one in steps)]
+    except (ValueError, TypeError, KeyError):
+        # It is for people; the run does not need it.
+        log.rename(log.with_name(DAMAGED_LOG))
+        print(f"{log} is damaged, it is now {DAMAGED_LOG} and another is begun", flush=True)
+        kept = []
     with atomic(log) as file:
-        for line in lines:
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            file.write(line.encode())
+        file.writelines(kept)

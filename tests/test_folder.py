@@ -3,12 +3,13 @@
 import resource
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
 from run.checkpoint import read_checkpoint, read_progress
-from run.files import lock
+from run.files import UserError, lock
 from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
 
 
@@ -81,13 +82,13 @@ def change(path: Path, **parts: object) -> None:
 
 
 @pytest.mark.parametrize("break_it, says", [
-    (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or not a checkpoint"),
-    (lambda path: path.write_bytes(b""), "truncated or not a checkpoint"),
+    (lambda path: path.write_bytes(path.read_bytes()[:5000]), "damaged or not a checkpoint"),
+    (lambda path: path.write_bytes(b""), "damaged or not a checkpoint"),
     (lambda path: torch.save({"state_dict": {}}, path), "another program"),
     (lambda path: torch.save([1], path), "another program"),
     (lambda path: change(path, model={"norm.weight": 1}), "another program"),
     (lambda path: change(path, lineage=[{"stage": "pretrain"}]), "another program"),
-    (lambda path: change(path, lineage=[]), "a checkpoint after nothing"),
+    (lambda path: change(path, lineage=[]), "does not say how it came about"),
     (lambda path: path.unlink(), "no checkpoint"),
 ])
 def test_bad_checkpoints_are_named(stage, break_it, says):
@@ -103,8 +104,8 @@ def test_weights_that_are_not_the_configurations_are_refused(stage):
     path = Path("out/pretrain/ckpt.pt")
     change(path, config=read_checkpoint(path).config | {"width": 64})
     run = stage("posttrain")
-    assert run.status == 2 and "do not belong together" in run.err and run.err.count("\n") == 1
-    assert "do not belong together" in stage("evaluate", "out/pretrain").err
+    assert run.status == 2 and "do not have the shapes" in run.err and run.err.count("\n") == 1
+    assert "do not have the shapes" in stage("evaluate", "out/pretrain").err
 
 
 def test_a_last_pt_that_is_not_an_unfinished_stages_is_refused(stage, monkeypatch):
@@ -179,3 +180,68 @@ def test_a_damaged_record_is_one_line(stage, text):
     Path("out/pretrain/run.json").write_text(text)
     run = stage("pretrain", "--tokens 1k")
     assert run.status == 2 and "run.json is damaged" in run.err and run.err.count("\n") == 1
+
+
+# ---- what is changed behind a run's back
+
+@pytest.mark.parametrize("part, damage", [
+    ("config", lambda config: config | {"depth": 3}), ("config", lambda config: {"layers": 2}),
+    ("config", lambda config: config | {"width": "32"}), ("config", lambda config: config | {"width": 10 ** 12}),
+    ("config", lambda config: config | {"layers": 10 ** 12}), ("config", lambda config: config | {"heads": 0}),
+    ("config", lambda config: list(config)),
+    ("model", lambda weights: dict(list(weights.items())[1:])), ("model", lambda weights: weights | {"more": 1}),
+    ("model", lambda weights: weights | {"norm.weight": torch.ones(3)}),
+    ("model", lambda weights: weights | {"norm.weight": torch.full((32,), torch.nan)}),
+    ("lineage", lambda lineage: []), ("lineage", lambda lineage: "pretrain"),
+    ("lineage", lambda lineage: [lineage[0] | {"args": {}}]),
+    ("lineage", lambda lineage: [lineage[0] | {"corpora": {}}]),
+    ("lineage", lambda lineage: [lineage[0] | {"corpora": {"pre": {"source": 1}, "post": 2}}]),
+    ("lineage", lambda lineage: [{name: lineage[0][name] for name in lineage[0] if name != "args"}]),
+])
+def test_a_changed_checkpoint_is_refused_in_one_line(stage, part, damage):
+    stage("pretrain", "--tokens 1k")
+    path = Path("out/pretrain/ckpt.pt")
+    parts = torch.load(path, weights_only=True)
+    torch.save(parts | {part: damage(parts[part])}, path)
+    for run in (stage("posttrain"), stage("evaluate", settings="out/pretrain")):
+        assert run.status == 2 and run.err.startswith("error: ") and run.err.count("\n") == 1, run.err
+    assert not Path("out/posttrain").exists()
+
+
+def test_a_changed_byte_of_a_checkpoint_is_refused_or_changes_nothing(stage):
+    stage("pretrain", "--tokens 1k")
+    path = Path("out/pretrain/ckpt.pt")
+    whole, before = path.read_bytes(), weights("pretrain")
+    refused = 0
+    for seed in range(60):
+        random = Random(seed)
+        content = bytearray(whole)
+        content[random.randrange(len(whole))] ^= random.randrange(1, 256)
+        path.write_bytes(content)
+        try:
+            assert_same(weights("pretrain"), before)
+        except UserError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("content", [b"garbage\n", b"[]\n", b"\x00\xff\xfe\n", b'{"step": "x"}\n'])
+def test_a_damaged_log_is_set_aside_and_the_run_goes_on(stage, monkeypatch, content):
+    with monkeypatch.context() as patch:
+        die_at(patch, 19)
+        stage("pretrain")
+    Path("out/pretrain/log.jsonl").write_bytes(content)
+    run = stage("pretrain", "--resume")
+    assert run.status == 0 and "log.jsonl is damaged, it is now log.damaged.jsonl" in run.out
+    assert Path("out/pretrain/log.damaged.jsonl").read_bytes() == content
+    assert log_of("pretrain")[-1]["step"] == 32
+
+
+def test_a_last_pt_that_is_a_checkpoint_is_refused(stage, monkeypatch):
+    stage("pretrain", "--out out/whole")
+    with monkeypatch.context() as patch:
+        die_at(patch, 19)
+        stage("pretrain")
+    Path("out/whole/ckpt.pt").rename("out/pretrain/last.pt")
+    run = stage("pretrain", "--resume")
+    assert run.status == 2 and "is not an unfinished stage's" in run.err and run.err.count("\n") == 1

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data.sources import HUB, HubSet, find_source
+from data.sources import HUB, HubSet, find_source, hub_set
 from data.tokens import load_tokenizer, open_corpus
 from run.files import UserError
 
@@ -95,7 +95,7 @@ def test_text_field_can_be_named(tmp_path, capsys):
     assert documents(path, "body") == ["B"]
     assert documents(path, "head+body") == ["H\nB"] and capsys.readouterr().out == ""
     assert documents(path, "foot") == ["T"]
-    assert "has no field foot, reading text" in capsys.readouterr().out      # D_pre and D_post share the flag
+    assert "1 rows, read text of 1; 0 without text" in capsys.readouterr().out   # D_pre and D_post share the flag
 
 
 # ---- what is wrong with a corpus
@@ -176,3 +176,38 @@ def test_hub_revisions_are_pinned():
     assert HUB["c4"][:3] == ("allenai/c4", ("en",), "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
     assert HUB["musicpile"].revision == "5930bd7199ddead76ab540901e2187ea4e5fc6a7"
     assert HUB["chempile"].revision == "c653c3c7bbf599030b80f117b6748ebae406043b"
+
+
+# ---- rows and folders that are read wrongly in silence
+
+def test_rows_that_differ_in_their_fields_are_all_read(tmp_path, capsys):
+    rows = [{"text": None, "prompt": "P", "completion": "C"}, {"text": "T"}, {"id": "7"}] * 2
+    assert documents(write_lines(tmp_path / "a.jsonl", rows)) == ["P\nC", "T"] * 2
+    assert "6 rows, read prompt+completion of 2, text of 2; 2 without text" in capsys.readouterr().out
+
+
+def write_lines(path, rows):
+    """Write rows as they are: a table would give all of them the same fields."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("card", ["---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+                                  "    path: part-a.jsonl\n  - split: test\n    path: part-b.jsonl\n---\n", None])
+def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
+    names = ("part-a", "part-b") if card else ("train", "test")
+    for name, word in zip(names, ("seen", "held")):
+        write(tmp_path / f"{name}.jsonl", [{"text": f"{word} {number}"} for number in range(3)])
+    if card:
+        (tmp_path / "README.md").write_text(card)
+    source = find_source(str(tmp_path))
+    assert list(source.documents()) == ["seen 0", "seen 1", "seen 2"] and source.is_local
+    before = source.version()
+    write(tmp_path / f"{names[0]}.jsonl", [{"text": "other"}])
+    assert find_source(str(tmp_path)).version() != before
+
+
+def test_configuration_split_and_revision_can_be_named():
+    assert hub_set("org/name") == HubSet("org/name")
+    assert hub_set("org/name:en/train_sft@v1") == HubSet("org/name", ("en",), revision="v1", split="train_sft")
+    assert hub_set("org/name:/train_sft") == HubSet("org/name", (None,), split="train_sft")

@@ -5,7 +5,9 @@ import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -160,3 +162,78 @@ def test_held_out_windows_are_spread_evenly_and_at_most_256():
     assert len(many) == 256 and many[:, 0].tolist() == list(range(0, 4 * 512, 8))
     with pytest.raises(UserError, match="numbers has too few documents"):
         corpus(4).held_out_sequences(4)
+
+
+# ---- damage
+
+def prepared(tmp_path):
+    """A corpus whose token files are there, and their folder."""
+    source = write(tmp_path / "a.jsonl", [f"document {number} " + "x" * 400 for number in range(300)])
+    corpus = open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
+    return source, corpus, next((tmp_path / "tokens").glob("*/meta.json")).parent
+
+
+def flip(path: Path, seed: int) -> None:
+    """Change a byte somewhere."""
+    content = bytearray(path.read_bytes())
+    place = Random(seed).randrange(len(content))
+    content[place] ^= 1 + Random(seed + 1).randrange(255)
+    path.write_bytes(content)
+
+
+DAMAGE = [lambda path: path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2]),
+          lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_bytes(b""),
+          lambda path: path.unlink(), *[partial(flip, seed=seed) for seed in range(4)]]
+
+
+@pytest.mark.parametrize("name", ["train.bin", "held_out.bin"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_token_files_are_prepared_again(tmp_path, capsys, name, damage):
+    source, corpus, home = prepared(tmp_path)
+    whole = corpus.train.tobytes(), corpus.held_out.tobytes()
+    damage(home / name)
+    again = open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
+    assert (again.train.tobytes(), again.held_out.tobytes()) == whole
+    assert f"{home} is damaged ({name}), it is not used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "7", '{"tokens": 3}'])
+def test_a_damaged_meta_json_is_made_again(tmp_path, text):
+    source, corpus, home = prepared(tmp_path)
+    (home / "meta.json").write_text(text)
+    again = open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
+    assert again.record == corpus.record
+
+
+def test_large_token_files_are_checked_once_and_when_they_change(tmp_path, monkeypatch):
+    source, corpus, home = prepared(tmp_path)
+    monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
+    open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
+    monkeypatch.setattr(tokens, "new_hash", None)                  # to look again would fail
+    open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
+    monkeypatch.undo()
+    monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
+    flip(home / "train.bin", 1)
+    assert tokens.load_corpus("pre", home) is None
+
+
+@pytest.mark.parametrize("content, says", [
+    (b"not base64 0\n", "line 1 of .* is not a token"), (b"YQ==\n", "line 1 of"),
+    (b"YQ== 0\n", "has no token for 255 bytes"), (b"", "has no token for 256 bytes"),
+])
+def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, content, says):
+    (tmp_path / "v.tiktoken").write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        load_tokenizer(str(tmp_path / "v.tiktoken"))
+
+
+def test_of_two_tokenizers_of_one_name_each_is_read(tmp_path, monkeypatch):
+    ranks = [bytes([byte]) for byte in range(256)]
+    for name, further in (("one", [b"th", b"the"]), ("two", [b"an"])):
+        (tmp_path / name).mkdir()
+        lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranks + further)]
+        (tmp_path / name / "v.tiktoken").write_text("".join(lines))
+    monkeypatch.chdir(tmp_path / "one")
+    assert load_tokenizer("v.tiktoken").encode_ordinary("the") == [257]
+    monkeypatch.chdir(tmp_path / "two")
+    assert load_tokenizer("v.tiktoken").encode_ordinary("the") == [116, 104, 101]
