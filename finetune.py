@@ -41,9 +41,9 @@ def main():
         return
 
     # D_pre and D_post are those of the stages before, D_ft is new.
+    ft_source = find_source(args.ft, args.text_field)
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model)
-    ft_source = find_source(args.ft, args.text_field)
     with ranks.first():
         pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
         ft = open_corpus("ft", ft_source, tokenizer_of(lineage), limit=args.tokens)
