@@ -82,6 +82,7 @@ def main():
 
 
 def parse(argv=None):
+    # The preset decides what every flag that is not given is.
     parser = Parser(__doc__, DEFAULTS)
     parser.add_argument("--preset", choices=DEFAULTS["preset"], default="toy",
                         help="model, corpora, budget and optimizer [toy]")
@@ -91,11 +92,15 @@ def parse(argv=None):
     parser.flag("tokenizer", str, "bytes, gpt2 or the path of a .tiktoken file", metavar="T")
     parser.flag("tokens", positive, "tokens of D_pre to train on")
     parser.flag("post-tokens", positive, "size of D_post in tokens, chosen all over its corpus")
+
+    # λ and α are two ways to say the same.
     mixing = parser.add_mutually_exclusive_group()
     mixing.add_argument("--lam", type=rate, metavar="L", default=0.0,
                         help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
     mixing.add_argument("--mix", type=share, metavar="A",
                         help="α: the same as a share of Stage-1 tokens, 0 ≤ A < 1")
+
+    # The model's sizes have their defaults in model.py.
     for name in SIZES:
         sizes = ", ".join(f"{preset} {PRESETS[preset][name]}" for preset in PRESETS)
         parser.flag(name.replace("_", "-"), positive, f"of the model [{sizes}]")

@@ -92,10 +92,14 @@ class Source:
                 text = join_fields(row, fields)
                 if text:
                     yield text
+
+            # A corpus without any text is a mistake, a row without text is told.
             if rows and not used:
                 raise UserError(f"no text field in {self.name} (it has {', '.join(map(str, shown))}), "
                                 "name one with --text-field, several as A+B")
             self._tell(rows, used)
+
+        # Whatever a reader raises becomes one line.
         except UserError:
             raise
         except StopIteration as error:                     # how datasets meets a JSON file without a row

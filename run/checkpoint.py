@@ -69,6 +69,8 @@ def read_progress(path: Path) -> tuple[Checkpoint, Progress]:
 
 
 def _read(path: Path, mmap: bool) -> dict:
+    """Read the parts of either file; raises UserError if it is neither."""
+    # What is not there yet may only lack its end.
     if not path.exists():
         unfinished = path.with_name("log.jsonl").exists()
         way_out = "run its stage first or name another run"
@@ -94,7 +96,7 @@ def _read(path: Path, mmap: bool) -> dict:
 
 
 def _is_checkpoint(parts: object) -> bool:
-    """Whether what a file holds has the parts of a checkpoint, each of its kind."""
+    """Tell whether what a file holds has the parts of a checkpoint, each of its kind."""
     if not isinstance(parts, dict) or not set(Checkpoint._fields) <= parts.keys():
         return False
     weights, config, lineage = (parts[name] for name in Checkpoint._fields)

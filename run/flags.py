@@ -135,6 +135,7 @@ def add_device_flags(parser: Parser) -> None:
 
 def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     """Add the flags of every stage; `init` is where those after the first find the stage before them."""
+    # How it trains.
     flag = parser.flag
     flag("batch", positive, "sequences a step, over all ranks and accumulation")
     flag("micro-batch", positive, "sequences a forward pass on one rank [those of up to 8192 tokens]")
@@ -142,14 +143,20 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag("min-lr", rate, "learning rate at the end of the cosine; a lower peak stays flat")
     flag("warmup", count, "steps of linear warm-up")
     flag("weight-decay", rate, "AdamW's, on matrices only")
+
+    # What is drawn at random, and how often a run looks at itself.
     flag("seed", seed, "of initial weights, order of the data, dropout")
     flag("eval-every", positive, "steps between held-out losses")
     flag("save-every", positive, "steps between saves of last.pt, from which --resume continues")
+
+    # Where it starts from, where it goes, and on what.
     if init:
         flag("init", Path, f"run to start from [{init}]", default=Path(init), metavar="DIR")
     flag("out", Path, f"folder of the run [{out}]", default=Path(out), metavar="DIR")
     add_device_flags(parser)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile [on CUDA]")
+
+    # A folder that holds a run already is touched only if one of these says how.
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an unfinished run, or start it")
     again.add_argument("--overwrite", action="store_true", help="discard what --out holds of an earlier run")
@@ -172,10 +179,13 @@ def launch(main: Callable[[], None]) -> None:
 
 def status_of(main: Callable[[], None]) -> int:
     """Run a script's main; returns the exit status, after a line on standard error where it is not 0."""
+    # The ranks end together: one that is gone would have torchrun end the others.
     try:
         main()
         ranks.wait()
         return 0
+
+    # Somebody wanted it to end.
     except SystemExit as end:
         return end.code
     except KeyboardInterrupt:
@@ -184,6 +194,8 @@ def status_of(main: Callable[[], None]) -> int:
     except BrokenPipeError:                # whoever read the output has enough of it, as head(1) does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+    # Something went wrong: what the user can mend is one line, a fault of the program keeps its traceback.
     except Exception as error:
         if ranks.rank() > 0:
             time.sleep(5)                  # rank 0 most likely says the same, and torchrun then ends this one

@@ -41,20 +41,22 @@ def material(args: Namespace) -> dict[str, object]:
 def take_up(args: Namespace, stage: str, after: tuple[str, ...], told: tuple[str, ...]) -> Checkpoint:
     """Read the checkpoint of --init, which must be of one of the stages `after`.
 
-    Its first stage's arguments must tell what this one takes over from them.
-
-    Where this stage has finished and --init is gone, returns a checkpoint without weights: enough to say so.
-    Raises UserError if there is no such checkpoint.
+    Its first stage's arguments must name what is `told`: this stage takes it over. Where this stage has
+    finished and --init is gone, returns a checkpoint without weights: enough to say so. Raises UserError if
+    there is no such checkpoint.
     """
+    # A finished stage needs no --init, only to know whether it was the same.
     path = checkpoint_path(args.init)
     if not path.exists() and not args.overwrite and (args.out / "run.json").exists():
         run = read_run(args.out)
         if run["stage"] == stage:
             return Checkpoint({}, {}, run["lineage"][:-1])
+
+    # Any other is of use only if it is of a stage that this one can follow.
     checkpoint = read_checkpoint(path)
     done = [entry["stage"] for entry in checkpoint.lineage]
-    if not done or done[-1] not in after:
-        raise UserError(f"{path} is a checkpoint after {' and '.join(done) or 'nothing'}, "
+    if done[-1] not in after:
+        raise UserError(f"{path} is a checkpoint after {' and '.join(done)}, "
                         f"{stage}.py takes one after {' or '.join(after)}")
     lacking = [name for name in told if name not in checkpoint.lineage[0]["args"]]
     if lacking:

@@ -41,8 +41,8 @@ def end(status: int) -> None:
     """End this process at once, its output written, where it has met others; else do nothing.
 
     DistributedDataParallel keeps its process group, and the group its threads, beyond destroy_process_group.
-    A thread that still lets go of a tensor while the interpreter is taken down asks for a lock that is gone,
-    and the process aborts though all is done. So the interpreter is not taken down.
+    A thread that needs the interpreter while that is taken down is ended within C++ code that does not allow
+    it, which most likely is why finished processes have aborted. So the interpreter is not taken down.
     """
     if dist.is_initialized():
         sys.stdout.flush()
