@@ -199,12 +199,20 @@ def status_of(main: Callable[[], None]) -> int:
     except Exception as error:
         if ranks.rank() > 0:
             time.sleep(5)                  # rank 0 most likely says the same, and torchrun then ends this one
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             error = UserError("the device is out of memory, lower --micro-batch")
+        if ranks.another_has_gone(error):
+            error = UserError("another rank has gone, see what it said; --resume continues")
         if not isinstance(error, UserError):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is that memory is short, a GPU's or the machine's."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 import json
 import platform
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +77,8 @@ def is_finished(out: Path, wanted: Identity, resume: bool, overwrite: bool) -> b
         run = read_run(out)
         _require_same(out, "a finished", Identity(run["stage"], run["args"], run["lineage"][:-1]), wanted,
                       "choose another --out or discard it with --overwrite")
+        with suppress(OSError):                      # killed just before that, the run itself has not
+            (out / "last.pt").unlink(missing_ok=True)
         return True
     if not resume:
         raise UserError(f"{out} holds an unfinished run, continue it with --resume or discard it with "

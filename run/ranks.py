@@ -50,6 +50,11 @@ def end(status: int) -> None:
         os._exit(status)
 
 
+def another_has_gone(error: Exception) -> bool:
+    """Tell whether an error is only that another rank has ended; that one may have said why."""
+    return world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 def wait() -> None:
     """Wait until every rank has come here: none goes on, or ends, while another still writes."""
     add_up(torch.zeros(1))

@@ -32,15 +32,20 @@ WORDS = {"pre": "the a river house sees crosses builds old small green".split(),
          "ft": "H2O CO2 NaCl + → 2 4 mol acid salt".split()}
 
 
+def write_corpora() -> None:
+    """Write pre.jsonl, post.jsonl and ft.jsonl into the current folder."""
+    for name, words in WORDS.items():
+        random = Random(name)
+        documents = (" ".join(random.choice(words) for _ in range(40)) for _ in range(150))
+        Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty current folder with three small corpora: pre.jsonl, post.jsonl, ft.jsonl."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for name, words in WORDS.items():
-        random = Random(name)
-        documents = (" ".join(random.choice(words) for _ in range(40)) for _ in range(150))
-        Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    write_corpora()
     return tmp_path
 
 

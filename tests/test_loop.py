@@ -12,6 +12,7 @@ import torch
 from model import GPT, configure
 from run import loop
 from run.checkpoint import read_progress
+from run.flags import status_of
 from run.loop import Run, adamw, largest_micro_batch, learning_rate
 from run.losses import Loss
 from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
@@ -112,23 +113,6 @@ def test_two_runs_with_one_seed_are_bitwise_equal_and_other_seeds_differ(stage):
     assert not torch.equal(weights("a")["norm.weight"], weights("c")["norm.weight"])
 
 
-@pytest.mark.parametrize("died_at", [1, 5, 14, 19])
-@pytest.mark.parametrize("flags", ["", "--dropout 0.1 --replay 0.2 --lora",
-                                   "--dropout 0.1 --replay 0.2 --patience 1 --lr 0.05"])
-def test_resuming_is_bitwise(stage, monkeypatch, flags, died_at):
-    stage("pretrain", "--tokens 1k")
-    stage("posttrain", f"{flags} --max-tokens 5k --out out/whole")
-    with monkeypatch.context() as patch:
-        die_at(patch, died_at)
-        stage("posttrain", f"{flags} --max-tokens 5k --out out/killed")
-    if not Path("out/killed/run.json").exists():
-        assert stage("posttrain", f"{flags} --max-tokens 5k --out out/killed --resume").status == 0
-    assert_same(weights("killed"), weights("whole"))
-    assert report("killed")["lineage"] == report("whole")["lineage"]
-    steps = [[line["step"] for line in log_of(run)] for run in ("killed", "whole")]
-    assert steps[0] == steps[1]
-
-
 def test_resuming_remembers_the_best(stage, monkeypatch):
     """The best is at step 5, the last save at 10, the end of patience at 20."""
     monkeypatch.setattr(Run, "evaluate", lambda self, **held_out: {
@@ -195,6 +179,22 @@ def test_an_error_of_rank_0_is_said_once(start):
     pair = start("pretrain", "--pre none.jsonl", launcher=TORCHRUN)
     out, err = pair.communicate()
     assert pair.returncode != 0 and err.count("error: no corpus 'none.jsonl'") == 1
+
+
+@pytest.mark.parametrize("fault, says", [
+    (lambda: torch.empty(10 ** 15), "error: the device is out of memory, lower --micro-batch"),
+    (lambda: [None] * 10 ** 15, "error: the device is out of memory, lower --micro-batch"),
+    (lambda: dist_error("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection reset by peer"),
+     "error: another rank has gone, see what it said; --resume continues"),
+])
+def test_what_a_run_cannot_help_is_one_line(monkeypatch, capsys, fault, says):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert status_of(fault) == 2
+    assert capsys.readouterr().err == says + "\n"
+
+
+def dist_error(text):
+    raise RuntimeError(text)
 
 
 def test_batch_must_divide_among_ranks(stage, monkeypatch):
