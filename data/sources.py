@@ -1,12 +1,16 @@
 """A corpus's name or path → its documents. What kind of corpus it is, is decided here and once."""
 
+import gzip
+import json
 import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
+
+import zstandard
 
 from data import embedded
 from run.files import UserError
@@ -32,6 +36,9 @@ HUB = {  # the paper names no data sets: these, at these revisions, are our choi
     "flan": HubSet("Muennighoff/flan"),
 }
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+BY_LINES = {".txt", ".jsonl"}              # are read here, all others by `datasets`
+UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, UTF-8 and tokenizers cannot
 TEXT_FIELDS = [("text",), ("prompt", "completion"), ("instruction", "input", "output"),
                ("instruction", "output"), ("inputs", "targets")]       # the first that a row has are read
 HELP = ("a file, a folder, hub:ORG/NAME[:CONFIG[/SPLIT]][@REVISION], or one of "
@@ -80,7 +87,7 @@ class Source:
             return
 
         # Rows of one corpus may differ in their fields; what has no text is counted and told.
-        rows, used, shown = 0, {}, {}
+        rows, used, shown, mended = 0, {}, {}, 0
         try:
             for row in self._rows(held_out):
                 rows += 1
@@ -89,7 +96,8 @@ class Source:
                     shown = shown or row
                     continue
                 used[fields] = used.get(fields, 0) + 1
-                text = join_fields(row, fields)
+                text, halves = mend(join_fields(row, fields))
+                mended += halves
                 if text:
                     yield text
 
@@ -97,7 +105,7 @@ class Source:
             if rows and not used:
                 raise UserError(f"no text field in {self.name} (it has {', '.join(map(str, shown))}), "
                                 "name one with --text-field, several as A+B")
-            self._tell(rows, used)
+            self._tell(rows, used, mended)
 
         # Whatever a reader raises becomes one line.
         except UserError:
@@ -107,17 +115,23 @@ class Source:
         except Exception as error:                         # datasets raises a different kind for every reader
             raise UserError(self._what_is_wrong(error)) from error
 
-    def _tell(self, rows: int, used: dict[tuple[str, ...], int]) -> None:
-        """Say which fields were read where it is not one and the same, and how many rows had no text."""
+    def _tell(self, rows: int, used: dict[tuple[str, ...], int], mended: int) -> None:
+        """Say what was left out or mended, and which fields were read where it is not one and the same."""
         named = tuple(self.text_field.split("+")) if self.text_field else None
         left_out = rows - sum(used.values())
         if left_out or len(used) > 1 or named and named not in used:
             read = ", ".join(f"{'+'.join(fields)} of {count:,}" for fields, count in used.items())
             print(f"{self.name}: {rows:,} rows, read {read}; {left_out:,} without text", flush=True)
+        if mended:
+            print(f"{self.name}: replaced {mended:,} halves of surrogate pairs by U+FFFD", flush=True)
 
     def _rows(self, held_out: bool) -> Iterator[dict]:
         """Rows, streamed: nothing is downloaded or held beyond what is read."""
-        import datasets                                  # here: embedded corpora need not wait seconds for it
+        if not self.hub and {unpacked(path).suffix for path in self.files} <= BY_LINES:
+            return chain.from_iterable(map(rows_by_lines, self.files))
+
+        # Here: what does not need it need not wait seconds for it.
+        import datasets
         datasets.disable_progress_bars()
         for noisy in ("huggingface_hub", "datasets"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -132,11 +146,9 @@ class Source:
                      for config in self.hub.configs)
             return chain.from_iterable(parts)
 
-        # A blank line ends a document of a text file, which otherwise would have one a line.
-        kind = reader(self.files[0])
-        options = {"sample_by": "paragraph"} if kind == "text" else {}
-        names = [str(path) for path in self.files]
-        return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True, **options))
+        # All files are of one kind, as `local_files` has seen to.
+        kind, names = reader(self.files[0]), [str(path) for path in self.files]
+        return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True))
 
     def _what_is_wrong(self, error: Exception) -> str:
         """Say in one line what a reader raised."""
@@ -214,8 +226,39 @@ def local_files(name: str) -> tuple[Path, ...]:
 
 def reader(path: Path) -> str | None:
     """Name the `datasets` builder for a file by its ending; None for one that nothing reads."""
-    stem = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
-    return READERS.get(stem.suffix)
+    return READERS.get(unpacked(path).suffix)
+
+
+def unpacked(path: Path) -> Path:
+    """Name a file as it would be without .gz or .zst."""
+    return path.with_suffix("") if path.suffix in UNPACK else path
+
+
+def rows_by_lines(path: Path) -> Iterator[dict]:
+    """Read the rows of a .txt or .jsonl file, packed or not; raises ValueError if a line is not one.
+
+    Not by `datasets`, which holds a long row seven times, takes four times as long over short ones, and
+    refuses a file for half a surrogate pair.
+    """
+    with UNPACK.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+        # A blank line ends a document; as text, LF, CR LF and CR are one and the same.
+        if reader(path) == "text":
+            for is_blank, lines in groupby(file, "\n".__eq__):
+                if not is_blank:
+                    yield {"text": "".join(lines)}
+            return
+
+        # The line's number is what a user needs to find the one that is wrong.
+        for number, line in enumerate(file, start=1):
+            if line.isspace():
+                continue
+            try:
+                row = json.loads(line.removeprefix("\ufeff"))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number} of {path.name}: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} of {path.name}: no JSON object")
+            yield row
 
 
 def find_fields(row: dict, text_field: str | None) -> tuple[str, ...] | None:
@@ -238,6 +281,11 @@ def join_fields(row: dict, fields: tuple[str, ...]) -> str:
             text += "\n"
         text += part
     return text.strip().removesuffix("<|endoftext|>")      # some published corpora spell the separator out
+
+
+def mend(text: str) -> tuple[str, int]:
+    """Replace halves of surrogate pairs by U+FFFD; returns how many there were, too."""
+    return (text, 0) if text.isascii() else HALF_PAIR.subn("\ufffd", text)
 
 
 def empty(name: str) -> str:

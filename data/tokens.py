@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,10 @@ HELD_OUT_SHARES = (0.01, 0.02, 0.05, 0.1)   # of documents: the first that leave
 MIN_HELD_OUT = 2 ** 16                      # tokens, so that a held-out loss is stable
 HELD_OUT_DOCUMENTS = 2000                   # read of a held-out split that a corpus brings
 HELD_OUT_SEQUENCES = 256                    # every held-out loss is over so many windows
-DOCUMENTS_AT_ONCE = 512                     # held in memory while tokenizing
+LIMIT_EVERY = 512                           # documents, after which it is seen whether the limit is reached
+BUNDLE = 2 ** 17                            # characters that a thread tokenizes at a time,
+BUNDLE_DOCUMENTS = 16                       # or documents
+BUNDLES_AT_ONCE = 32                        # held in memory while tokenizing
 ALWAYS_CHECKED = 2 ** 26                    # bytes of a token file whose checksum every process looks at
 PARTS = ("train", "held_out")
 RECORD = ("source", "text_field", "limit", "checksum")        # what a checkpoint keeps of a corpus
@@ -198,9 +201,16 @@ def new_hash() -> "hashlib.blake2b":
 # Token files that are made
 
 class Document(NamedTuple):
-    """A document, and the token file that it goes into."""
+    """A document, or a piece of one, and the token file that it goes into."""
     part: str                 # train or held_out
     text: str
+    ends: bool = True         # with it, the document does
+
+
+class Tokens(NamedTuple):
+    """The tokens of a document, or of a piece of one, and the token file that they go into."""
+    part: str
+    tokens: np.ndarray        # (tokens,) uint16 or uint32
 
 
 def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, home: Path) -> None:
@@ -210,6 +220,7 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
     written.
     """
     temporary = home.with_name(f".{home.name}.partial")     # the caller sees to it that nobody else writes it
+    shutil.rmtree(temporary, ignore_errors=True)            # what one that was killed has left
     try:
         # A small corpus holds out more, so that its held-out loss is stable.
         for share in HELD_OUT_SHARES:
@@ -230,12 +241,11 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
             "checksums": checksums})
         shutil.rmtree(home, ignore_errors=True)             # there is one only if it is damaged
         os.replace(temporary, home)
-        print(f"{source.name}: {counts['train']:,} tokens, {counts['held_out']:,} held out → {home}",
-              flush=True)
     except OSError as error:
         raise write_error(home, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{source.name}: {counts['train']:,} tokens, {counts['held_out']:,} held out → {home}", flush=True)
 
 
 def split(source: Source, share: float) -> Iterator[Document]:
@@ -258,30 +268,89 @@ def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, li
                  name: str) -> tuple[dict[str, int], dict[str, str]]:
     """Tokenize documents on all cores into train.bin and held_out.bin, up to `limit` training tokens.
 
-    Returns the tokens written to each, and checksums of each and of both. Holds 512 documents at a time.
+    Returns the tokens written to each, and checksums of each and of both. Holds 32 bundles and the document
+    that is being read. Raises UserError if the tokenizer cannot take one.
     """
     counts = {"train": 0, "held_out": 0}
     checksums = {"both": new_hash(), "train": new_hash(), "held_out": new_hash()}
-    encode = partial(tokenizer.encode_to_numpy, disallowed_special=())
     bar = tqdm(total=limit, desc=f"tokenize {name}", unit="tok", unit_scale=True, disable=None, leave=False)
     with (open(folder / "train.bin", "wb") as train, open(folder / "held_out.bin", "wb") as held_out,
           ThreadPoolExecutor() as pool, bar):
         files = {"train": train, "held_out": held_out}
 
-        # The threads work side by side but give back in order: the files do not depend on how many they are.
+        # Where a corpus stops at its limit must not depend on how documents are cut or threads share them.
         while limit is None or counts["train"] < limit:
-            some = list(islice(documents, DOCUMENTS_AT_ONCE))
-            if not some:
-                break
-            encoded = pool.map(encode, [document.text for document in some])
-            for document, tokens in zip(some, encoded):
-                tokens = np.append(tokens, end_of_text(tokenizer)).astype(token_dtype(tokenizer))
-                files[document.part].write(tokens)
+            before = counts.copy()
+            for part, tokens in tokenized(islice(documents, LIMIT_EVERY), tokenizer, pool):
+                files[part].write(tokens)
                 checksums["both"].update(tokens)
-                checksums[document.part].update(tokens)
-                counts[document.part] += len(tokens)
+                checksums[part].update(tokens)
+                counts[part] += len(tokens)
                 bar.update(len(tokens))
+            if counts == before:
+                break
     return counts, {name: one.hexdigest() for name, one in checksums.items()}
+
+
+def tokenized(documents: Iterator[Document], tokenizer: tiktoken.Encoding,
+              pool: ThreadPoolExecutor) -> Iterator[Tokens]:
+    """Tokenize documents on all threads of a pool, in order, long ones in pieces."""
+    waiting = bundles(documents, cuts(tokenizer))
+    while some := list(islice(waiting, BUNDLES_AT_ONCE)):
+        for done in pool.map(partial(tokenize, tokenizer), some):
+            yield from done
+
+
+def bundles(documents: Iterator[Document], places: re.Pattern) -> Iterator[list[Document]]:
+    """Put documents, and pieces of long ones, together to as much as is worth a thread's while."""
+    bundle, characters = [], 0
+    for piece in chain.from_iterable(pieces(document, places) for document in documents):
+        bundle.append(piece)
+        characters += len(piece.text)
+        if characters >= BUNDLE or len(bundle) == BUNDLE_DOCUMENTS:
+            yield bundle
+            bundle, characters = [], 0
+    if bundle:
+        yield bundle
+
+
+def pieces(document: Document, places: re.Pattern) -> Iterator[Document]:
+    """Cut a document where it may be, once a piece is long enough."""
+    start = 0
+    while place := places.search(document.text, start + BUNDLE):
+        yield Document(document.part, document.text[start:place.start()], ends=False)
+        start = place.start()
+    yield Document(document.part, document.text[start:])
+
+
+def cuts(tokenizer: tiktoken.Encoding) -> re.Pattern:
+    """Find the places before which a text may be cut: its pieces have the tokens of the whole.
+
+    Where each token is a byte, that is any character. Else it is the last white space ahead of a word: in
+    r50k's pattern it can only begin a token, and what is before it, a word or a run of white space, is
+    matched up to it whether the text goes on or not. (1C to 1F are white space to Python alone.)
+    """
+    return re.compile(r"[\s\S]" if tokenizer.n_vocab == 256 else r"[^\S\x1c-\x1f](?=\S)")
+
+
+def tokenize(tokenizer: tiktoken.Encoding, bundle: list[Document]) -> list[Tokens]:
+    """Tokenize documents and pieces of them; raises UserError where tiktoken cannot."""
+    done = []
+    for piece in bundle:
+        # A panic of tiktoken's is no Exception. Nor are signals, but no thread of a pool ever gets one.
+        try:
+            tokens = tokenizer.encode_to_numpy(piece.text, disallowed_special=())
+        except BaseException as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"tokenizer {tokenizer.name} cannot take the {len(piece.text):,} characters from "
+                            f"{piece.text[:20]!r} on ({reason}), take them out or give "
+                            "--tokenizer bytes") from error
+
+        # Smaller numbers here, in the thread: what waits to be written is held.
+        end = [end_of_text(tokenizer)] if piece.ends else []
+        tokens = np.concatenate([tokens, end], dtype=token_dtype(tokenizer), casting="unsafe")
+        done.append(Tokens(piece.part, tokens))
+    return done
 
 
 def token_dtype(tokenizer: tiktoken.Encoding) -> np.dtype:
@@ -363,7 +432,7 @@ def tokenizer_of(lineage: list[dict]) -> tiktoken.Encoding:
 
 def end_of_text(tokenizer: tiktoken.Encoding) -> int:
     """Find the token that ends every document. For `bytes` it is 255, a byte that UTF-8 never uses."""
-    return 255 if tokenizer.name == "bytes" else tokenizer._special_tokens[END_OF_TEXT]
+    return tokenizer._special_tokens.get(END_OF_TEXT, 255)
 
 
 def fingerprint(tokenizer: tiktoken.Encoding) -> str:

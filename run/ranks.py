@@ -30,11 +30,14 @@ def world() -> int:
 def join(device: torch.device) -> None:
     """Meet the other ranks; raises UserError if they cannot be found."""
     if world() > 1 and not dist.is_initialized():
-        # What ranks tell each other about the run goes over the CPU, so that waiting holds no GPU. They may
+        # Who waits here longer than minutes waits in vain: what has started the ranks is gone.
+        with refusing(ValueError):
+            store, mine, count = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
+
+        # What they tell each other about the run goes over the CPU, so that waiting holds no GPU. They may
         # wait long: rank 0 tokenizes C4 for hours.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with refusing(ValueError):
-            dist.init_process_group(backend, timeout=timedelta(days=1))
+        dist.init_process_group(backend, store=store, rank=mine, world_size=count, timeout=timedelta(days=1))
 
 
 def end(status: int) -> None:

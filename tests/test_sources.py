@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import sys
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,9 +32,14 @@ def write(path: Path, rows: list[dict]) -> str:
     else:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         text = {"txt": "\n\n".join(row.get("text", "") for row in rows), "json": json.dumps(rows)}
-        content = text.get(path.name.split(".")[1], lines).encode()
-        pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
-        path.write_bytes(pack(content))
+        pack(path, text.get(path.name.split(".")[1], lines).encode())
+    return str(path)
+
+
+def pack(path: Path, content: bytes) -> str:
+    """Write a file, packed as its name says."""
+    packing = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.write_bytes(packing(content))
     return str(path)
 
 
@@ -94,8 +101,70 @@ def test_text_field_can_be_named(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [{"head": "H", "body": "B", "text": "T"}])
     assert documents(path, "body") == ["B"]
     assert documents(path, "head+body") == ["H\nB"] and capsys.readouterr().out == ""
-    assert documents(path, "foot") == ["T"]
-    assert "1 rows, read text of 1; 0 without text" in capsys.readouterr().out   # D_pre and D_post share the flag
+    assert documents(path, "foot") == ["T"]                             # D_pre and D_post share the flag
+    assert "1 rows, read text of 1; 0 without text" in capsys.readouterr().out
+
+
+# ---- text that is hard to read
+
+@pytest.mark.parametrize("seed", range(3))
+def test_halves_of_surrogate_pairs_are_replaced_and_told(tmp_path, capsys, seed):
+    random = Random(seed)
+    spelled = ["".join(random.choices(["a", "é", "\\ud800", "\\udfff", "\\ud83d\\ude00", "\\u0000"], k=9))
+               for _ in range(200)]
+    path = pack(tmp_path / "a.jsonl", "".join(f'{{"text": "a{text}b"}}\n' for text in spelled).encode())
+    read = documents(path)
+
+    # UTF-16 knows what is a pair and what is half of one.
+    units = [json.loads(f'"a{text}b"').encode("utf-16", "surrogatepass") for text in spelled]
+    assert read == [text.decode("utf-16", "replace") for text in units]
+    halves = sum(text.count("\ufffd") for text in read)
+    assert f"{path}: replaced {halves} halves of surrogate pairs by U+FFFD" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_empty_line_ends_a_document_whatever_ends_the_line(tmp_path, seed, packing):
+    random, ends, content = Random(seed), ["\n", "\r\n"], ""
+    texts = [[f"{number}\0", *random.choices(["word", "é", " x"], k=number % 4)] for number in range(300)]
+    for lines in texts:
+        content += "".join(line + random.choice(ends) for line in lines)
+        content += "".join(random.choices(ends, k=random.randint(1, 4)))
+    read = documents(pack(tmp_path / f"a.txt{packing}", content.encode()))
+    assert read == ["\n".join(lines) for lines in texts]
+
+
+@pytest.mark.parametrize("ending", "txt jsonl json csv parquet".split())
+def test_nul_bytes_are_text(tmp_path, ending):
+    texts = ["\0", "a\0b", "\0" * 9 + "c"]
+    assert documents(write(tmp_path / f"a.{ending}", [{"text": text} for text in texts])) == texts
+
+
+@pytest.mark.parametrize("ending", "txt jsonl csv".split())
+@pytest.mark.parametrize("half", [b"\xed\xa0\x80", b"\xed\xbf\xbf"])
+def test_halves_of_surrogate_pairs_as_bytes_are_refused(tmp_path, ending, half):
+    path = Path(write(tmp_path / f"a.{ending}", [{"text": text} for text in ("a", "half", "b")]))
+    with pytest.raises(UserError, match="is not UTF-8, convert it"):
+        documents(pack(path, path.read_bytes().replace(b"half", half)))
+
+
+@pytest.mark.parametrize("line, says", [
+    ('{"text": "a\0b"}', "Invalid control character"), ('{"text": "a', "Invalid control character"),
+    ('[{"text": "a"}]', "no JSON object"), ("7", "no JSON object"), ("\0" * 9, "Expecting value"),
+    ('{"text": "a"} {"text": "b"}', "Extra data"), ("[" * 100_000, "recursion"),
+])
+def test_a_line_that_is_no_row_is_named(tmp_path, line, says):
+    content = '\ufeff{"text": "a"}\n \t\r\n' + line + '\n{"text": "b"}\n'
+    with pytest.raises(UserError, match=f"line 3 of a.jsonl.*{says}") as error:
+        documents(pack(tmp_path / "a.jsonl", content.encode()))
+    assert "\n" not in str(error.value)
+
+
+def test_a_line_may_be_long_and_datasets_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)                  # to import it would fail
+    texts = ["a", "b " * 1_000_000 + "c", "d"]
+    assert documents(write(tmp_path / "a.jsonl.gz", [{"text": text} for text in texts])) == texts
+    assert documents(write(tmp_path / "a.txt.zst", [{"text": text} for text in texts])) == texts
 
 
 # ---- what is wrong with a corpus
@@ -192,8 +261,11 @@ def write_lines(path, rows):
     return str(path)
 
 
-@pytest.mark.parametrize("card", ["---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
-                                  "    path: part-a.jsonl\n  - split: test\n    path: part-b.jsonl\n---\n", None])
+CARD = ("---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: part-a.jsonl\n"
+        "  - split: test\n    path: part-b.jsonl\n---\n")
+
+
+@pytest.mark.parametrize("card", [CARD, None])
 def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
     names = ("part-a", "part-b") if card else ("train", "test")
     for name, word in zip(names, ("seen", "held")):
@@ -209,5 +281,6 @@ def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
 
 def test_configuration_split_and_revision_can_be_named():
     assert hub_set("org/name") == HubSet("org/name")
-    assert hub_set("org/name:en/train_sft@v1") == HubSet("org/name", ("en",), revision="v1", split="train_sft")
+    chosen = HubSet("org/name", ("en",), revision="v1", split="train_sft")
+    assert hub_set("org/name:en/train_sft@v1") == chosen
     assert hub_set("org/name:/train_sft") == HubSet("org/name", (None,), split="train_sft")

@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 
 from data import tokens
 from data.sources import Source, find_source
-from data.tokens import (MIN_HELD_OUT, Corpus, corpus_of, end_of_text, fingerprint, is_held_out,
-                         load_tokenizer, open_corpus)
+from data.tokens import (END_OF_TEXT, MIN_HELD_OUT, Corpus, corpus_of, end_of_text, fingerprint, is_held_out,
+                         load_tokenizer, open_corpus, token_dtype)
 from run.files import UserError
 
 TEXTS = [f"document {i}: größer als {i * i}" for i in range(40)]
@@ -25,6 +26,14 @@ BYTES = load_tokenizer("bytes")
 def write(path: Path, texts: list[str]) -> Source:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return find_source(str(path))
+
+
+def write_vocabulary(path: Path, *merges: bytes) -> str:
+    """Write a .tiktoken file of all bytes and some merges."""
+    tokens = [bytes([byte]) for byte in range(256)] + list(merges)
+    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+    path.write_text("".join(lines))
+    return str(path)
 
 
 def lineage_of(*corpora: Corpus) -> list[dict]:
@@ -42,11 +51,7 @@ def test_bytes_tokenizer_is_utf8_and_ends_documents_with_a_byte_utf8_never_uses(
 
 
 def test_a_tiktoken_file_is_a_tokenizer(tmp_path):
-    ranks = [bytes([byte]) for byte in range(256)] + [b"th", b"the"]
-    path = tmp_path / "small.tiktoken"
-    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranks))
-    path.write_text("".join(lines))
-    tokenizer = load_tokenizer(str(path))
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path / "bytes.tiktoken", b"th", b"the"))
     assert tokenizer.encode_ordinary("the") == [257] and end_of_text(tokenizer) == 258
     assert fingerprint(tokenizer) != fingerprint(BYTES)
     with pytest.raises(UserError, match="--tokenizer bytes"):
@@ -108,6 +113,94 @@ def test_preparation_holds_few_documents_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(Source, "documents", lambda _: (Text(f"{i} " + "y" * 200) for i in range(5000)))
     open_corpus("pre", find_source("web"), BYTES, folder=tmp_path)
     assert most < 1500
+
+
+# ---- documents that are hard to tokenize
+
+def tokens_of(documents: list[str], tokenizer, folder: Path) -> np.ndarray:
+    """What `write_tokens` makes of documents that are all trained on."""
+    with_parts = (tokens.Document("train", text) for text in documents)
+    tokens.write_tokens(with_parts, tokenizer, None, folder, "hard")
+    return np.fromfile(folder / "train.bin", token_dtype(tokenizer))
+
+
+def hard_text(random: Random) -> str:
+    """White space, words, contractions and separators of all kinds, side by side."""
+    blanks = "  \n\n\t\r\x0b\x1c\x1f\x85\xa0\u1680\u2028\u3000\u200b"
+    parts = [*blanks, *"''stdm7²½aé字e\u0301.!\0😀", "'ll", "the", END_OF_TEXT]
+    return "".join(random.choices(parts, k=random.randint(1, 60)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_documents_in_pieces_have_the_tokens_of_the_whole(tmp_path, monkeypatch, seed):
+    random = Random(seed)
+    monkeypatch.setattr(tokens, "BUNDLE", random.randint(1, 9))
+    merges = [b"  ", b"\n\n", b" t", b"th", b"the", b" a", b"'s", b" '"]
+    documents = [hard_text(random) for _ in range(500)]
+    for tokenizer in (BYTES, load_tokenizer(write_vocabulary(tmp_path / "v.tiktoken", *merges))):
+        ends = [end_of_text(tokenizer)]
+        whole = [token for text in documents for token in tokenizer.encode_ordinary(text) + ends]
+        assert tokens_of(documents, tokenizer, tmp_path).tolist() == whole
+
+
+@pytest.mark.parametrize("count, length", [(1, 1_000_000), (200, 5000)])
+def test_of_long_documents_little_is_held(tmp_path, monkeypatch, count, length):
+    monkeypatch.setattr(tokens, "BUNDLE", 1000)
+    long = "a" * length
+    documents = (tokens.Document("train", long[:length - number]) for number in range(count))
+    tracemalloc.start()
+    counts, _ = tokens.write_tokens(documents, BYTES, None, tmp_path, "long")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts["train"] == sum(length - number + 1 for number in range(count))
+    assert most < 500_000                                               # bytes; either corpus is 1 MB
+
+
+@pytest.mark.parametrize("character", [" ", "\n", "\t", "\u3000", "a", "7", "!"])
+def test_a_million_of_one_character_are_tokenized(tmp_path, character):
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path / "v.tiktoken", b"x", b" x"))
+    run = character * 1_000_001
+    count = len(f"x{run}x".encode()) + 1 - (character == " ")           # the last blank is one with the word
+    assert len(tokens_of([f"x{run}x"], tokenizer, tmp_path)) == count
+
+
+class Panic(BaseException):
+    """As a panic of tiktoken's is: no Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic("panicked\nat a line"), Panic(), ValueError("stack overflow")])
+def test_what_a_tokenizer_cannot_take_is_one_line(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+    source, tokenizer = write(tmp_path / "a.jsonl", TEXTS), load_tokenizer("bytes")
+    monkeypatch.setattr(tokenizer, "encode_to_numpy", fail)
+    with pytest.raises(UserError, match="bytes cannot take the .* characters from 'document") as told:
+        open_corpus("pre", source, tokenizer, folder=tmp_path / "tokens")
+    assert "\n" not in str(told.value)
+    assert [path for path in (tmp_path / "tokens").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_white_space_that_overflows_the_pattern_is_one_line(tmp_path):
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path / "v.tiktoken", b"  "))
+    with pytest.raises(UserError, match="cannot take the 1,000,012 characters"):
+        tokens_of(["x" + " " * 1_000_010 + "\x1c"], tokenizer, tmp_path)   # white space to Python alone
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_copies_fall_on_the_same_side_however_they_are_spelled(tmp_path, seed):
+    """As JSON spells them: with halves of surrogate pairs, white space around them, characters escaped."""
+    random, lines = Random(seed), []
+    for number in range(300):
+        text = f"{number}{''.join(random.choices('ab é😀', k=9))}x" + random.choice("\ud800\udfff")
+        copies = [text, text[:-1] + "\udc00", f" {text}\r\n", text + "<|endoftext|>"]
+        lines += [json.dumps({"text": copy}, ensure_ascii=True) for copy in copies]
+    random.shuffle(lines)
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    corpus = open_corpus("pre", find_source(str(tmp_path / "a.jsonl")), BYTES, folder=tmp_path / "tokens")
+    train, held_out = (part.astype(np.uint8).tobytes().split(b"\xff")[:-1]
+                       for part in (corpus.train, corpus.held_out))
+    assert len(train) + len(held_out) == len(lines) and held_out
+    assert not set(train) & set(held_out) and len(set(train) | set(held_out)) == 300
 
 
 # ---- the corpora of a checkpoint
@@ -228,11 +321,9 @@ def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, content, says):
 
 
 def test_of_two_tokenizers_of_one_name_each_is_read(tmp_path, monkeypatch):
-    ranks = [bytes([byte]) for byte in range(256)]
-    for name, further in (("one", [b"th", b"the"]), ("two", [b"an"])):
+    for name, merges in (("one", [b"th", b"the"]), ("two", [b"an"])):
         (tmp_path / name).mkdir()
-        lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranks + further)]
-        (tmp_path / name / "v.tiktoken").write_text("".join(lines))
+        write_vocabulary(tmp_path / name / "v.tiktoken", *merges)
     monkeypatch.chdir(tmp_path / "one")
     assert load_tokenizer("v.tiktoken").encode_ordinary("the") == [257]
     monkeypatch.chdir(tmp_path / "two")
