@@ -65,18 +65,17 @@ def draw(name: str, figure: Figure, runs: Sequence[Path], picture: Path) -> list
 
 def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
     """Draw a figure's panels under its title and over one legend."""
-    # Imported here, so that what only plans need not wait for it; Agg needs no screen.
+    # Imported here, so that what only plans need not wait for it.
     import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure as Canvas
 
     # Panels are as large as in a paper's column, and so is their print.
-    plt.rcParams.update({"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 7,
-                         "legend.title_fontsize": 7, "axes.spines.top": False, "axes.spines.right": False,
-                         "axes.grid": True, "grid.alpha": 0.25})
+    matplotlib.rcParams.update({"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 7,
+                                "legend.title_fontsize": 7, "axes.spines.top": False,
+                                "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
     rows, columns = figure.kind.shape(points)
-    canvas, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.0 * rows), squeeze=False,
-                                layout="constrained")
+    canvas = Canvas(figsize=(3.4 * columns, 3.0 * rows), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False)
     figure.kind.draw(points, axes)
     canvas.suptitle(figure.title, fontsize=10)
 
@@ -88,7 +87,6 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
     canvas.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
     with atomic(picture) as file:
         canvas.savefig(file, dpi=min(110, 1200 / canvas.get_figwidth()), format=picture.suffix[1:])
-    plt.close(canvas)
 
 
 def write_points(points: list[Point], path: Path) -> None:

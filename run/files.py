@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -25,11 +25,12 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise UserError(str(error).splitlines()[0]) from error
 
 
-def write_error(path: Path, error: Exception) -> UserError:
+def write_error(path: Path, error: OSError) -> UserError:
     """Say what the user can do where `path` cannot be written."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(f"no space left to write {path}, free some and run again with --resume")
-    return UserError(f"cannot write {path} ({error}), check that its folder is there and can be written")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(f"no space left to write {path}, free some and run again, a stage with --resume")
+    return UserError(f"cannot write {path} ({error.strerror or error}), "
+                     "check that its folder is there and can be written")
 
 
 @contextmanager
@@ -49,7 +50,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):                 # where nothing can be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

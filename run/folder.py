@@ -22,7 +22,7 @@ from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoi
 from run.files import UserError, atomic, lock, write_error, write_json
 
 DAMAGED_LOG = "log.damaged.jsonl"
-FILES = ("ckpt.pt", "last.pt", "run.json", "log.jsonl", DAMAGED_LOG)
+FILES = ("run.json", "ckpt.pt", "last.pt", "log.jsonl", DAMAGED_LOG)          # as they are discarded
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")
 
@@ -126,7 +126,8 @@ def save_finished(out: Path, checkpoint: Checkpoint, facts: dict[str, object]) -
     entry = {name: checkpoint.lineage[-1][name] for name in ("stage", "args", "tokens", "losses")}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     write_json(out / "run.json", {**entry, "lineage": checkpoint.lineage, **facts, "versions": versions})
-    (out / "last.pt").unlink(missing_ok=True)
+    with suppress(OSError):                          # where it cannot be, the run itself is finished
+        (out / "last.pt").unlink(missing_ok=True)
 
 
 def _held(out: Path) -> set[str]:

@@ -45,12 +45,17 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
+def per_second(count: float, seconds: float) -> float:
+    """Say how many a second; a coarse clock may not have moved meanwhile."""
+    return count / max(seconds, 1e-9)
+
+
 def print_summary(entry: dict, seconds: float, losses: dict[str, Loss], facts: dict, out: Path, then: str
                   ) -> None:
     """Say how a stage ended: its steps and tokens, its losses on which corpora, and what comes next."""
     tokens = sum(entry["tokens"].values())
     print(f"\n{entry['stage']} finished: {entry['steps']:,} steps, {tokens:,} tokens in "
-          f"{timedelta(seconds=round(seconds))} ({tokens / seconds:,.0f} tokens/s)")
+          f"{timedelta(seconds=round(seconds))} ({per_second(tokens, seconds):,.0f} tokens/s)")
     for name, value in facts.items():
         if isinstance(value, float):
             print(f"  {name:<6} {value:.4g}")
@@ -64,7 +69,7 @@ class Report:
 
     def __init__(self, stage: str, log: Path, step: int, steps: int, wandb: object):
         self.stage, self.log, self.steps, self.wandb = stage, log, steps, wandb
-        self.shown = 0.0
+        self.shown = -math.inf                       # the clock may stand anywhere
         # None: tqdm looks itself whether standard error is a terminal.
         silent = None if ranks.rank() == 0 else True
         self.bar = tqdm(total=steps, initial=step, desc=stage, unit="step", dynamic_ncols=True,

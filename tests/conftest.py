@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from threading import RLock
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from run.checkpoint import read_checkpoint
 from run.flags import launch
@@ -19,6 +21,7 @@ from run.loop import Run
 ROOT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)                 # threads only get in the way of models this small
+tqdm.set_lock(RLock())                   # its own is shared with children, and one that is killed may hold it
 
 # A model and budgets at which a stage takes about a second.
 SMALL = {

@@ -1,16 +1,26 @@
 """A run's folder: finished, unfinished, somebody else's; and files in it that are not what they were."""
 
+import errno
+import itertools
+import json
+import os
 import resource
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib import pyplot
 
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock
 from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
+from tests.finished_runs import sweep_of_shares
+from tests.test_resume import CHAIN, assert_same_run, chain
 
 
 # ---- running again
@@ -245,3 +255,208 @@ def test_a_last_pt_that_is_a_checkpoint_is_refused(stage, monkeypatch):
     Path("out/whole/ckpt.pt").rename("out/pretrain/last.pt")
     run = stage("pretrain", "--resume")
     assert run.status == 2 and "is not an unfinished stage's" in run.err and run.err.count("\n") == 1
+
+
+# ---- disks that are full, read-only, broken or gone
+
+def spoiled(trouble: Callable[[], None], run: Callable[[], SimpleNamespace]) -> SimpleNamespace:
+    """Call `run` in a child forked here, where `trouble` has done something to the disk; returns what it did.
+
+    It must have ended well, or with one line and status 2, or without a word where nobody listens.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            trouble()
+            done = run()
+            sys.stdout.flush()
+            os.write(writer, json.dumps(vars(done)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    assert answer, "the child ended with a traceback"
+
+    # No line has more than a reader wants.
+    done = SimpleNamespace(**json.loads(answer))
+    if done.status == 2:
+        assert done.err.startswith("error: ") and done.err.count("\n") == 1 and "Errno" not in done.err
+    else:
+        assert done.status in (0, 141) and done.err == ""
+    return done
+
+
+def full(size: int) -> Callable[[], None]:
+    """A disk on which no file can get larger than so many bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def before_change(number: int, act: Callable[[], None], again: bool) -> Callable[[], None]:
+    """A disk to which something happens before the number-th change below out/, or all from it on."""
+    changes = itertools.count(1)
+
+    def looking(event: str, details: tuple) -> None:
+        opened = event == "open" and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if opened or event in ("os.rename", "os.remove", "os.mkdir"):
+            if f"{details[0]}/".startswith(("out/", f"{Path.cwd()}/out/")):
+                count = next(changes)
+                if count == number or again and count > number:
+                    act()
+    return lambda: sys.addaudithook(looking)
+
+
+def broken(number: int, kind: int) -> Callable[[], None]:
+    """A disk that takes no more changes from the number-th on."""
+    def refuse():
+        raise OSError(kind, os.strerror(kind), "out")
+    return before_change(number, refuse, again=True)
+
+
+def gone(number: int, folder: str) -> Callable[[], None]:
+    """A disk from which a folder vanishes before the number-th change."""
+    return before_change(number, lambda: shutil.rmtree(folder, ignore_errors=True), again=False)
+
+
+def unread() -> None:
+    """Print to a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    sys.stdout = open(writer, "w", buffering=1)
+
+
+def print_to_full() -> None:
+    """Print to a file on a full disk."""
+    sys.stdout = open("/dev/full", "w", buffering=1)
+
+
+def any_trouble(random: Random) -> Callable[[], None]:
+    """A disk that is full, takes no changes or loses a folder, sooner or later."""
+    size, number = int(10 ** random.uniform(1, 5.5)), random.randrange(1, 30)
+    kind = random.choice((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES))
+    folder = random.choice(("out", "out/tokens", "out/spoiled"))
+    return random.choice((full(size), broken(number, kind), gone(number, folder)))
+
+
+@pytest.mark.parametrize("name, flags", [("pretrain", "--lam 2"), ("posttrain", "--eval-every 2"),
+                                         ("posttrain", "--lora"), ("finetune", "")])
+def test_whatever_is_wrong_with_a_disk_nothing_is_lost(chain, name, flags):
+    """A line says so, and once that is mended, --resume ends as if nothing had been."""
+    assert chain(name, f"{flags} --out whole").status == 0
+    answers = set()
+    for trial in range(6):
+        if name == "pretrain":
+            shutil.rmtree("out/tokens", ignore_errors=True)
+        shutil.rmtree("out/spoiled", ignore_errors=True)
+        trouble = any_trouble(Random(f"{name} {flags} {trial}"))
+        answers.add(spoiled(trouble, lambda: chain(name, f"{flags} --out out/spoiled")).status)
+        again = chain(name, f"{flags} --out out/spoiled --resume")
+        assert again.status == 0, again.err
+        assert_same_run("spoiled", "../whole")
+        assert not [path for path in Path("out").rglob("*") if path.suffix in (".tmp", ".partial")]
+    assert 2 in answers
+
+
+def test_what_is_finished_is_of_use_on_a_disk_that_cannot_be_written(chain, stage):
+    def read_only(*words):
+        return spoiled(broken(1, errno.EROFS), lambda: chain(*words))
+
+    assert chain("finetune").status == 0
+    for name in CHAIN:
+        Path(f"out/{name}/last.pt").touch()                           # killed just before it was gone
+        assert "nothing to do" in read_only(name).out
+        assert "nothing to do" in read_only(name, "--resume").out
+        assert read_only(name, f"--out elsewhere/{name}").status == 0
+        assert_same(weights(name), weights(f"../elsewhere/{name}"))
+        refused = read_only(name, "--overwrite")
+        assert refused.status == 2 and f"cannot write out/{name} (Read-only file system)" in refused.err
+    assert spoiled(broken(1, errno.EROFS), lambda: stage("evaluate", "out/finetune")).status == 0
+
+
+def test_a_run_is_finished_though_its_last_pt_cannot_be_removed(stage, monkeypatch):
+    def refuse(path, missing_ok=False):
+        if path.exists():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        run = stage("pretrain")
+        assert (run.status, run.err) == (0, "") and "last.pt" in files_of("pretrain")
+    assert "nothing to do" in stage("pretrain").out and "last.pt" not in files_of("pretrain")
+
+
+def test_no_run_is_called_finished_whose_checkpoint_is_discarded(stage):
+    stage("pretrain", "--tokens 1k --out whole")
+    for number in range(1, 7):
+        shutil.copytree("whole", "out/pretrain")
+        spoiled(broken(number, errno.EIO), lambda: stage("pretrain", "--tokens 1k --overwrite"))
+        assert "ckpt.pt" in files_of("pretrain") or "run.json" not in files_of("pretrain")
+        shutil.rmtree("out/pretrain")
+
+
+def test_what_a_killed_preparation_left_is_not_taken_over(stage):
+    stage("pretrain", "--tokens 1k")
+    (home,) = Path("out/tokens").glob("pre-*")
+    shutil.rmtree(home)
+    left = home.with_name(f".{home.name}.partial") / ".meta.json.0123abcd.tmp"
+    left.parent.mkdir()
+    left.touch()
+    assert stage("pretrain", "--tokens 1k --overwrite").status == 0
+    assert {path.name for path in home.iterdir()} == {"train.bin", "held_out.bin", "meta.json"}
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_on_a_full_disk_each_file_of_a_figure_is_as_it_was_or_whole(stage, kind):
+    def draw():
+        return stage("experiments.__main__", settings=f"fig3a --runs runs --picture figures/a.{kind}")
+
+    sweep_of_shares("runs", 1)
+    assert draw().status == 0
+    whole = {path: path.read_bytes() for path in Path("figures").iterdir()}
+    for trial in range(3):
+        for path in whole:
+            path.write_bytes(b"as it was")
+        run = spoiled(full(int(10 ** Random(trial).uniform(1, 4.5))), draw)
+        left = {path: path.read_bytes() for path in Path("figures").iterdir()}
+        assert left.keys() == whole.keys()
+        for path, content in left.items():
+            assert content == b"as it was" or content[-5:] == whole[path][-5:]
+        assert run.status == 0 or "no space left to write figures/a." in run.err
+
+
+def test_a_figure_that_cannot_be_written_is_not_kept_in_memory(stage):
+    sweep_of_shares("runs", 1)
+    Path("a.png").mkdir()
+    run = stage("experiments.__main__", settings="fig3a --runs runs --picture a.png")
+    assert run.status == 2 and "cannot write a.png (Is a directory)" in run.err
+    assert not pyplot.get_fignums()
+
+
+def test_a_preparation_that_nobody_listens_to_ends_without_a_word(stage):
+    assert spoiled(unread, lambda: stage("pretrain")).status == 141
+
+
+def test_theory_says_in_one_line_what_cannot_be_written_or_printed(stage, monkeypatch):
+    def tell():
+        return stage("theory.__main__", settings="--out figures --eta 0.02")
+
+    monkeypatch.setattr("theory.figures.MAP", 8)
+    for trial in range(2):
+        run = spoiled(full(Random(trial).randrange(20_000)), tell)
+        assert run.status == 2 and "choose another --out" in run.err
+        assert not list(Path("figures").iterdir())
+    assert "cannot print (No space left on device)" in spoiled(print_to_full, tell).err
+    assert spoiled(unread, tell).status == 141
+
+
+# ---- clocks
+
+def test_a_resumed_run_speaks_however_young_the_machines_clock_is(stage, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_at(patch, 7)
+        stage("pretrain")
+    last = Path("out/pretrain/last.pt")
+    change(last, seconds=read_progress(last)[1].seconds | {"evaluate": 1e9})     # more than it has been up
+    assert "pretrain step 10/32  loss" in stage("pretrain", "--resume").out

@@ -4,6 +4,7 @@ and six figures of the rest."""
 import argparse
 import contextlib
 import math
+import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -39,8 +40,22 @@ HELP = {
 
 def main() -> None:
     """Check, print and draw the theory at the setting that the command line gives."""
-    # A figure is saved before anything is printed: a folder that takes none is known at once.
     s, args = parse()
+    try:
+        tell(s, args)
+        print(end="", flush=True)
+
+    # What is left to print goes nowhere: whoever should get it has enough of it, as head(1), or no space.
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        fail(f"cannot print ({error.strerror}), send the output elsewhere")
+
+
+def tell(s: Setting, args: argparse.Namespace) -> None:
+    """Print what is checked, and draw the rest."""
+    # A figure is saved before anything is printed: a folder that takes none is known at once.
     make_folder(args.out)
     save(draw_stages(s, args.eta), args.out / "stages.png")
 
@@ -74,7 +89,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(f"cannot make the folder --out {path}: {error.strerror}")
+        fail(f"cannot make the folder --out {path} ({error.strerror}), choose another")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -86,7 +101,7 @@ def save(figure: Figure, path: Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        fail(f"cannot write {path}: {error.strerror}")
+        fail(f"cannot write {path} ({error.strerror or error}), free some space or choose another --out")
 
 
 # ---- what is printed

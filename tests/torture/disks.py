@@ -20,7 +20,7 @@ def full_disks(folder: Path, random: Random, count: int) -> Iterator[str]:
             shutil.rmtree("out/tokens")
         answer, wrong = on_a_full_disk(case, out, random)
         wrong = wrong or finish(f"{case.flags} --out out/{out} --resume", case) or difference(out, case.whole)
-        yield f"WRONG: {answer}, {wrong}" if wrong else f"{answer}, bit-equal"
+        yield f"WRONG: {wrong}" if wrong else f"{answer}, bit-equal"
 
 
 def on_a_full_disk(case: Case, out: str, random: Random) -> tuple[str, str]:
