@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from run import ranks
-from run.files import UserError
+from run.files import UserError, write_error
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -169,6 +169,10 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
 
 def launch(main: Callable[[], None]) -> None:
     """Run a script's main: user errors and interruptions end it with one line and their exit status."""
+    # What is closed takes anything, though tqdm does not expect it to be.
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+
     # SIGTERM as an exception, so that every `finally` is obeyed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     status = status_of(main)
@@ -182,6 +186,7 @@ def status_of(main: Callable[[], None]) -> int:
     # The ranks end together: one that is gone would have torchrun end the others.
     try:
         main()
+        print(end="", flush=True)
         ranks.wait()
         return 0
 
@@ -192,21 +197,41 @@ def status_of(main: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:                # whoever read the output has enough of it, as head(1) does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_no_more()
         return 141
 
     # Something went wrong: what the user can mend is one line, a fault of the program keeps its traceback.
     except Exception as error:
         if ranks.rank() > 0:
             time.sleep(5)                  # rank 0 most likely says the same, and torchrun then ends this one
-        if is_out_of_memory(error):
-            error = UserError("the device is out of memory, lower --micro-batch")
-        if ranks.another_has_gone(error):
-            error = UserError("another rank has gone, see what it said; --resume continues")
-        if not isinstance(error, UserError):
+        told = mendable(error)
+        if not told:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return 2
+
+
+def mendable(error: Exception) -> UserError | None:
+    """Say of an error what the user can mend; None if it is a fault of the program."""
+    error = getattr(error, "inner_exception", error)       # what was wrong when torch.compile failed
+    if isinstance(error, UserError):
+        return error
+    if is_out_of_memory(error):
+        return UserError("the device is out of memory, lower --micro-batch")
+    if ranks.another_has_gone(error):
+        return UserError("another rank has gone, see what it said; --resume continues")
+
+    # Of a file there is a name; what has none was to be printed.
+    if isinstance(error, OSError) and error.errno:
+        if not error.filename:
+            print_no_more()
+        return write_error(error.filename or "what is printed or a file", error)
+    return None
+
+
+def print_no_more() -> None:
+    """Let what is still to be printed go nowhere, so that it is not tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_out_of_memory(error: Exception) -> bool:

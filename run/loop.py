@@ -25,7 +25,7 @@ from run.files import UserError
 from run.flags import noting_signals
 from run.losses import TOKENS_AT_ONCE, Loss, held_out_loss
 from run.optimizer import adamw, learning_rate
-from run.report import Report, print_summary, say, start_wandb
+from run.report import Report, per_second, print_summary, say, start_wandb
 
 LOG_EVERY = 10                           # steps between lines of log.jsonl
 
@@ -202,7 +202,7 @@ class Run:
                      "corpora": {corpus.role: corpus.record for corpus in corpora}}
 
             # What only a reader wants to know.
-            speed = sum(tokens.values()) / self.seconds["total"]
+            speed = per_second(sum(tokens.values()), self.seconds["total"])
             about = {"seconds": self.seconds, "tokens_per_second": speed, "device": str(self.device),
                      "ranks": ranks.world(), "parameters": self.model.parameter_count()}
             folder.save_finished(self.args.out, self._checkpoint(entry), about)
@@ -264,7 +264,7 @@ class Run:
             steps, seconds = self.step - step_noted, now - time_noted
             self.noted = now, self.step
             line = {"loss": loss, "gradient_norm": gradient_norm, "lr": self.optimizer.param_groups[0]["lr"],
-                    "tokens_per_second": steps * self.args.batch * self.stream.context / seconds}
+                    "tokens_per_second": per_second(steps * self.args.batch * self.stream.context, seconds)}
             seconds_left = seconds / steps * (self.stream.steps - self.step)
             self.report.training(self.step, line, seconds_left, now)
 

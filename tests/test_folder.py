@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
+from random import Random, random
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +18,11 @@ from matplotlib import pyplot
 
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock
-from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
+from tests.conftest import ROOT, assert_same, die_at, files_of, log_of, report, weights
 from tests.finished_runs import sweep_of_shares
 from tests.test_resume import CHAIN, assert_same_run, chain
+
+RESULTS = ROOT / "experiments/early_exposure/results"
 
 
 # ---- running again
@@ -280,7 +282,7 @@ def spoiled(trouble: Callable[[], None], run: Callable[[], SimpleNamespace]) -> 
     os.waitpid(child, 0)
     assert answer, "the child ended with a traceback"
 
-    # No line has more than a reader wants.
+    # A line is for people: it has neither a number nor a temporary name in it.
     done = SimpleNamespace(**json.loads(answer))
     if done.status == 2:
         assert done.err.startswith("error: ") and done.err.count("\n") == 1 and "Errno" not in done.err
@@ -346,7 +348,7 @@ def test_whatever_is_wrong_with_a_disk_nothing_is_lost(chain, name, flags):
     """A line says so, and once that is mended, --resume ends as if nothing had been."""
     assert chain(name, f"{flags} --out whole").status == 0
     answers = set()
-    for trial in range(6):
+    for trial in range(5):
         if name == "pretrain":
             shutil.rmtree("out/tokens", ignore_errors=True)
         shutil.rmtree("out/spoiled", ignore_errors=True)
@@ -359,11 +361,12 @@ def test_whatever_is_wrong_with_a_disk_nothing_is_lost(chain, name, flags):
     assert 2 in answers
 
 
-def test_what_is_finished_is_of_use_on_a_disk_that_cannot_be_written(chain, stage):
+def test_what_is_finished_is_of_use_on_a_disk_that_cannot_be_written(chain, stage, monkeypatch):
     def read_only(*words):
         return spoiled(broken(1, errno.EROFS), lambda: chain(*words))
 
     assert chain("finetune").status == 0
+    monkeypatch.setattr("data.tokens.ALWAYS_CHECKED", 0)            # as if its token files were large
     for name in CHAIN:
         Path(f"out/{name}/last.pt").touch()                           # killed just before it was gone
         assert "nothing to do" in read_only(name).out
@@ -438,6 +441,41 @@ def test_a_preparation_that_nobody_listens_to_ends_without_a_word(stage):
     assert spoiled(unread, lambda: stage("pretrain")).status == 141
 
 
+@pytest.mark.parametrize("command, settings", [
+    ("pretrain", "--tokens 1k --out out/new"), ("pretrain", "--tokens 1k"), ("evaluate", "out/pretrain"),
+    ("evaluate", "out/pretrain --json"), ("evaluate", "out/pretrain --sample 1 --length 9"),
+    ("experiments.__main__", "fig3a --list"), ("experiments.verdicts", f"{RESULTS}/real"),
+])
+def test_what_cannot_be_printed_ends_with_one_line_or_without_a_word(stage, command, settings):
+    stage("pretrain", "--tokens 1k")
+    full = spoiled(print_to_full, lambda: stage(command, settings))
+    assert full.status == 2 and "no space left to write what is printed" in full.err
+    assert spoiled(unread, lambda: stage(command, settings)).status == 141
+
+
+def test_outputs_may_be_closed(stage):
+    def close():
+        sys.stdout = sys.stderr = None
+    assert spoiled(close, lambda: stage("pretrain", "--tokens 1k")).status == 0
+
+
+class CompileError(Exception):
+    """As torch.compile raises."""
+    inner_exception = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/toy/.compiled/a.cpp")
+
+
+@pytest.mark.parametrize("error, says", [
+    (CompileError(), "no space left to write out/toy/.compiled/a.cpp"),
+    (PermissionError(errno.EACCES, "Permission denied", "a"), "cannot write a (Permission denied)"),
+])
+def test_whatever_else_is_wrong_with_a_file_is_one_line(stage, monkeypatch, error, says):
+    def main():
+        raise error
+    monkeypatch.setattr("pretrain.main", main)
+    run = stage("pretrain")
+    assert run.status == 2 and says in run.err and run.err.count("\n") == 1
+
+
 def test_theory_says_in_one_line_what_cannot_be_written_or_printed(stage, monkeypatch):
     def tell():
         return stage("theory.__main__", settings="--out figures --eta 0.02")
@@ -452,6 +490,22 @@ def test_theory_says_in_one_line_what_cannot_be_written_or_printed(stage, monkey
 
 
 # ---- clocks
+
+@pytest.mark.parametrize("clock", [lambda: 7.0, lambda: 1e9 * random() - 1e9])
+def test_no_clock_is_trusted(stage, monkeypatch, clock):
+    """Neither that of the wall, which may jump, nor the times of files; another may be coarse."""
+    stage("pretrain", "--out out/whole")
+    with monkeypatch.context() as patch:
+        die_at(patch, 12)
+        stage("pretrain")
+    for path in Path().rglob("*"):
+        os.utime(path, (0, Random(str(path)).choice((-1, 0, 2 ** 33))))
+    monkeypatch.setattr("time.time", clock)
+    monkeypatch.setattr("tqdm.std.time", clock)
+    monkeypatch.setattr("time.monotonic", lambda: 7.0)
+    assert stage("pretrain", "--resume").status == 0
+    assert_same_run("pretrain", "whole")
+
 
 def test_a_resumed_run_speaks_however_young_the_machines_clock_is(stage, monkeypatch):
     with monkeypatch.context() as patch:

@@ -1,5 +1,6 @@
 """A plan's runs and their folders, and that each is made once whatever happens."""
 
+import errno
 import os
 import re
 import shlex
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from experiments import early_exposure
 from experiments.early_exposure import CORPORA, PLANS, SETTINGS
 from experiments.points import stem
-from experiments.sweep import (HOUSE, command, environment, expand, folder_name, plan, require_same,
-                               with_further_seeds)
+from experiments.sweep import (HOUSE, Sweep, command, environment, expand, folder_name, last_lines, plan,
+                               require_same, with_further_seeds)
 from run.files import UserError
 from tests.conftest import ROOT
 from tests.finished_runs import finish
+from tests.test_folder import broken, spoiled
 
 TOY = CORPORA["toy"]
 
@@ -222,6 +225,33 @@ def test_killed_or_shared_every_run_is_made_once_and_failures_do_not_stop_the_re
         assert "\n    error: short.txt " in err and "error: 1 runs failed, 1 are missing" in err
         assert "L_ret falls in λ" in out
     assert {path.name for path in Path("out/figures").iterdir()} == {"fig3a.png", "fig3a.csv", "fig3a.md"}
+
+
+@pytest.mark.parametrize("there", ["", "pretrain"])
+def test_a_sweep_that_cannot_write_says_so_in_one_line(stage, monkeypatch, there):
+    """Neither the log of a run, nor the lock of one that is unfinished."""
+    figure = early_exposure.FIGURES["fig3a"]._replace(plan=GRID[:1])
+    monkeypatch.setitem(early_exposure.FIGURES, "fig3a", figure)
+    monkeypatch.setattr("experiments.cost.tokens_per_second", lambda preset, threads: 10_000)
+    corpora = dict(zip(TOY, ("pre.jsonl", "post.jsonl", "ft.jsonl", "short.jsonl")))
+    Path("short.jsonl").write_text("".join(Path("ft.jsonl").read_text().splitlines(keepends=True)[:100]))
+
+    words = f"fig3a --jobs 1 --out out --corpora {' '.join(corpora.values())}"
+
+    def sweep():
+        return stage("experiments.__main__", words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sweep, "execute", lambda sweep: {})
+        sweep()
+    first = plan(GRID[:1], "toy", SETTINGS["toy"], corpora, 1, Path("out"))[0]
+    (first.out.parent / there).mkdir(parents=True)
+    assert "Read-only file system" in spoiled(broken(1, errno.EROFS), sweep).err
+
+
+def test_a_run_whose_log_has_no_space_has_failed_for_that(folder):
+    Path("pretrain.log").touch()
+    assert last_lines(Path("pretrain.log")) == "    nothing in pretrain.log, is there no space?"
 
 
 @pytest.mark.parametrize("line, says", [

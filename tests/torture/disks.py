@@ -1,4 +1,4 @@
-"""Stages as real processes on a disk that gets full at some point, and once more when there is space again."""
+"""Stages as real processes on a disk that gets full, and once more when there is space again."""
 
 import shutil
 import time
@@ -25,7 +25,7 @@ def full_disks(folder: Path, random: Random, count: int) -> Iterator[str]:
 
 def on_a_full_disk(case: Case, out: str, random: Random) -> tuple[str, str]:
     """Run a case while its disk gets full; returns how it ended, and what is wrong with that."""
-    # The limit is of a file, and a process may lower its children's: that takes neither a disk nor a superuser.
+    # A limit of what a file may hold takes neither a disk nor a superuser, and fails at the same places.
     size = int(10 ** random.uniform(1, 5.7))
     process = start(case.stage, f"{case.flags} --out out/{out}")
     time.sleep(random.choice((0, random.uniform(0, case.seconds))))
