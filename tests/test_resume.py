@@ -52,17 +52,17 @@ def assert_same_run(one: str, other: str) -> None:
 
 @pytest.mark.parametrize("name, flags", RUNS)
 def test_stopped_after_every_single_step(chain, monkeypatch, name, flags):
-    """Ends of a pass, of patience and of the stage are among them."""
+    """By SIGTERM or Ctrl-C. Ends of a pass, of patience and of the stage are among the steps."""
     assert chain(name, f"{flags} --out out/whole").status == 0
     update = Run.update
 
     def stopping(self):
         update(self)
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM if self.step % 2 else signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "update", stopping)
         starts = 1
-        while chain(name, f"{flags} --out out/stopped --resume").status == 143:
+        while chain(name, f"{flags} --out out/stopped --resume").status in (143, 130):
             starts += 1
     steps = report("whole")["lineage"][-1]["steps"]
     assert starts in (steps, steps + 1)                   # what ends early ends with its last step
@@ -73,7 +73,7 @@ def test_stopped_after_every_single_step(chain, monkeypatch, name, flags):
 def test_gone_at_random_steps_once_and_twice(chain, monkeypatch, name, flags):
     assert chain(name, f"{flags} --out out/whole").status == 0
     steps = report("whole")["lineage"][-1]["steps"]
-    for trial in range(3):
+    for trial in range(2):
         out = f"out/gone{trial}"
         for step in sorted(Random(trial).sample(range(1, steps + 1), 1 + trial % 2)):
             with monkeypatch.context() as patch:
@@ -110,7 +110,7 @@ def test_killed_before_any_change_to_a_file(chain, name, flags):
     """Corpora are prepared in it too. What is once saved is never gone again."""
     assert chain(name, f"{flags} --out out/whole").status == 0
     reached, saved = 0, False
-    for event in sorted(Random(name).sample(range(60), 8)):
+    for event in sorted(Random(name).sample(range(60), 6)):
         shutil.rmtree("out/killed", ignore_errors=True)
         if name == "pretrain":
             shutil.rmtree("out/tokens")

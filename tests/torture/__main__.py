@@ -45,7 +45,7 @@ def main() -> None:
         started = time.monotonic()
         answers = Counter()
         try:
-            for answer in ATTACKS[name](folder, Random(f"{name} {args.seed}"), args.count):
+            for answer in ATTACKS[name](folder, Random(str(args.seed)), args.count):
                 answers[answer] += 1
                 if answer.startswith("WRONG"):
                     wrong = True
