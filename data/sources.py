@@ -105,7 +105,6 @@ class Source:
             if rows and not used:
                 raise UserError(f"no text field in {self.name} (it has {', '.join(map(str, shown))}), "
                                 "name one with --text-field, several as A+B")
-            self._tell(rows, used, mended)
 
         # Whatever a reader raises becomes one line.
         except UserError:
@@ -114,6 +113,7 @@ class Source:
             raise UserError(empty(self.name)) from error
         except Exception as error:                         # datasets raises a different kind for every reader
             raise UserError(self._what_is_wrong(error)) from error
+        self._tell(rows, used, mended)
 
     def _tell(self, rows: int, used: dict[tuple[str, ...], int], mended: int) -> None:
         """Say what was left out or mended, and which fields were read where it is not one and the same."""
@@ -240,11 +240,13 @@ def rows_by_lines(path: Path) -> Iterator[dict]:
     Not by `datasets`, which holds a long row seven times, takes four times as long over short ones, and
     refuses a file for half a surrogate pair.
     """
-    with UNPACK.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
-        # A blank line ends a document; as text, LF, CR LF and CR are one and the same.
+    if path.suffix == ".zst":
+        require_whole(path)
+    with UNPACK.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as file:
+        # An empty line ends a document; as text, LF, CR LF and CR are one and the same.
         if reader(path) == "text":
-            for is_blank, lines in groupby(file, "\n".__eq__):
-                if not is_blank:
+            for is_empty, lines in groupby(file, lambda line: line == "\n"):
+                if not is_empty:
                     yield {"text": "".join(lines)}
             return
 
@@ -253,12 +255,27 @@ def rows_by_lines(path: Path) -> Iterator[dict]:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line.removeprefix("\ufeff"))
+                row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} of {path.name}: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} of {path.name}: no JSON object")
             yield row
+
+
+def require_whole(path: Path) -> None:
+    """Raise EOFError if a .zst file is cut off: reading it would end there as if that were all."""
+    frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
+    with open(path, "rb") as file:
+        while block := file.read(2 ** 16):
+            # A file may have several frames, one after another.
+            while block:
+                frame.decompress(block)
+                block, begun = frame.unused_data, not frame.eof
+                if frame.eof:
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+    if begun:
+        raise EOFError("it is cut off")
 
 
 def find_fields(row: dict, text_field: str | None) -> tuple[str, ...] | None:

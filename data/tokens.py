@@ -242,6 +242,8 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
             "checksums": checksums})
         shutil.rmtree(home, ignore_errors=True)             # there is one only if it is damaged
         os.replace(temporary, home)
+    except BrokenPipeError:                                 # of what is told of the rows, not of a file
+        raise
     except OSError as error:
         raise write_error(home, error) from error
     finally:
@@ -261,7 +263,7 @@ def split(source: Source, share: float) -> Iterator[Document]:
 
 def is_held_out(text: str, share: float) -> bool:
     """Decide by the document alone, so that copies fall on the same side and a larger share only adds."""
-    number = hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest()
+    number = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(number) < share * 2 ** 64
 
 
@@ -341,6 +343,8 @@ def tokenize(tokenizer: tiktoken.Encoding, bundle: list[Document]) -> list[Token
         # A panic of tiktoken's is no Exception. Nor are signals, but no thread of a pool ever gets one.
         try:
             tokens = tokenizer.encode_to_numpy(piece.text, disallowed_special=())
+        except MemoryError:
+            raise
         except BaseException as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"tokenizer {tokenizer.name} cannot take the {len(piece.text):,} characters from "
@@ -362,7 +366,7 @@ def token_dtype(tokenizer: tiktoken.Encoding) -> np.dtype:
 def too_few_documents(name: str) -> str:
     """Say what is wrong with a corpus of which nothing can be held out."""
     return (f"{name} has too few documents to hold any out, "
-            "give it more (a blank line ends a document in .txt)")
+            "give it more (an empty line ends a document in .txt)")
 
 
 # ------------------------------------------------------------------------------------------------------------

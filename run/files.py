@@ -25,8 +25,8 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise UserError(str(error).splitlines()[0]) from error
 
 
-def write_error(path: Path, error: OSError) -> UserError:
-    """Say what the user can do where `path` cannot be written."""
+def write_error(path: Path | str, error: OSError) -> UserError:
+    """Say what the user can do where `path` cannot be written (or, of the last kind, read)."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"no space left to write {path}, free some and run again, a stage with --resume")
     return UserError(f"cannot write {path} ({error.strerror or error}), "

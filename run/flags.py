@@ -216,10 +216,14 @@ def mendable(error: Exception) -> UserError | None:
     error = getattr(error, "inner_exception", error)       # what was wrong when torch.compile failed
     if isinstance(error, UserError):
         return error
+    if isinstance(error, MemoryError):
+        return UserError("memory is short, free some or give shorter documents")
     if is_out_of_memory(error):
         return UserError("the device is out of memory, lower --micro-batch")
     if ranks.another_has_gone(error):
-        return UserError("another rank has gone, see what it said; --resume continues")
+        reason = str(error).splitlines()[0]
+        return UserError(f"another rank has gone or is out of reach ({reason}), see what it said; "
+                         "--resume continues")
 
     # Of a file there is a name; what has none was to be printed.
     if isinstance(error, OSError) and error.errno:
@@ -236,8 +240,8 @@ def print_no_more() -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error is that memory is short, a GPU's or the machine's."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator: can't allocate" in str(error)
+    on_gpu = isinstance(error, torch.OutOfMemoryError)
+    return on_gpu or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 @contextmanager

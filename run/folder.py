@@ -111,9 +111,9 @@ def occupy(out: Path, step: int, overwrite: bool) -> FileLock:
         if step == 0:
             for name in FILES:
                 (out / name).unlink(missing_ok=True)
-        _cut_log(out / "log.jsonl", step)
     except OSError as error:
         raise write_error(out, error) from error
+    _cut_log(out / "log.jsonl", step)
     return held
 
 

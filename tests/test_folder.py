@@ -437,7 +437,9 @@ def test_a_figure_that_cannot_be_written_is_not_kept_in_memory(stage):
     assert not pyplot.get_fignums()
 
 
-def test_a_preparation_that_nobody_listens_to_ends_without_a_word(stage):
+@pytest.mark.parametrize("row", ["", '{"x": 1}\n'])                  # what has no text is told
+def test_a_preparation_that_nobody_listens_to_ends_without_a_word(stage, row):
+    Path("pre.jsonl").write_text(row + Path("pre.jsonl").read_text())
     assert spoiled(unread, lambda: stage("pretrain")).status == 141
 
 

@@ -4,10 +4,11 @@
     python -m tests.torture kills --count 200 --seed 1
 
 Prints, for run/README.md, how each was answered. Ends with status 1 if one was answered wrongly: a traceback,
-a finished run that differs, a run made twice. The folder is kept then.
+a finished run that differs, a run made twice. Then the folder is kept.
 """
 
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -18,8 +19,13 @@ from run.flags import Parser, count, launch, positive
 from tests.torture import data, disks, kills, sweeps
 
 ATTACKS = {
-    "kills": kills.at_any_moment, "steps": kills.after_every_step, "ranks": kills.on_other_ranks, "torchruns": kills.busy_torchruns, "disks": disks.full_disks,
-    "data": data.hard_data, "sweeps": sweeps.shared_and_killed,
+    "kills": kills.at_any_moment,
+    "steps": kills.after_every_step,
+    "ranks": kills.on_other_ranks,
+    "torchruns": kills.busy_torchruns,
+    "sweeps": sweeps.shared_and_killed,
+    "disks": disks.full_disks,
+    "data": data.hard_data,
 }
 
 
@@ -53,8 +59,11 @@ def main() -> None:
 
         # Interrupted, it says how far it came.
         finally:
+            os.chdir(home)
             told = "; ".join(f"{number} {answer}" for answer, number in answers.most_common())
             print(f"| {name} | {told} | {(time.monotonic() - started) / 60:.0f} |", flush=True)
+        if not wrong:
+            shutil.rmtree(folder)
     if wrong:
         sys.exit(1)
 

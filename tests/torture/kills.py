@@ -97,9 +97,9 @@ def at_any_moment(folder: Path, random: Random, count: int) -> Iterator[str]:
         while len(kills) < 6 and not Path(f"out/{out}/run.json").exists():
             process = start(case.stage, f"{case.flags} --out out/{out} --resume", case.ranks)
             time.sleep(random.uniform(0, case.seconds))
-            if process.poll() is None:
-                kills.append(kill(process, random))
-            process.wait()
+            killed = kill(process, random) if process.poll() is None else ""
+            if process.wait() and killed:
+                kills.append(killed)
 
         # Ranks that torchrun has left behind, killed itself, end by themselves.
         answer = finish(f"{case.flags} --out out/{out} --resume", case)
@@ -110,7 +110,7 @@ def at_any_moment(folder: Path, random: Random, count: int) -> Iterator[str]:
 
 
 def kill(process: Popen, random: Random) -> str:
-    """Send a signal to one of a run's processes; returns what was done."""
+    """Send a signal to one of a run's processes; returns what was done, nothing if it had just ended."""
     number = random.choice(SIGNALS)
     ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     victims = {process.pid: "torchrun"} | {int(rank): "a rank of two" for rank in ranks}
@@ -120,7 +120,7 @@ def kill(process: Popen, random: Random) -> str:
     try:
         os.kill(victim, number)
     except ProcessLookupError:
-        pass
+        return ""
     return f"{number.name} to {victims[victim]}"
 
 
@@ -145,6 +145,9 @@ def after_every_step(folder: Path, random: Random, count: int) -> Iterator[str]:
                   ("tests.torture.stopping",)).communicate()
             starts += 1
         answer = finish(f"{case.flags} --out out/{out} --resume", case) or difference(out, case.whole)
+        steps = report(case.whole)["lineage"][-1]["steps"]
+        if starts not in (steps, steps + 1):                 # what ends early ends with its last step
+            answer = answer or f"{starts} starts for {steps} steps"
         for _ in range(starts):
             yield f"WRONG: {answer}" if answer else "stopped and resumed on two ranks, bit-equal"
 
