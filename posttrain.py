@@ -101,6 +101,8 @@ def parse(argv=None):
     parser.add_argument("--compute-matched", action="store_true",
                         help="one pass over just what Stage 1 left of D_post, no early stop")
     add_stage_flags(parser, out="out/posttrain", init="out/pretrain")
+
+    # The checkpoint says which preset's defaults these are.
     args = parser.parse_args(argv)
     checkpoint = take_up(args, "posttrain", after=("pretrain", "posttrain"),
                          told=("preset", "tokenizer", "post_tokens", "seed"))

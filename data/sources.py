@@ -87,7 +87,9 @@ class Source:
             return
 
         # Rows of one corpus may differ in their fields; what has no text is counted and told.
-        rows, used, shown, mended = 0, {}, {}, 0
+        rows = mended = 0                                  # halves of surrogate pairs, too
+        used = {}                                          # fields → the rows that have their text in them
+        shown = {}                                         # a row without text, to name its fields
         try:
             for row in self._rows(held_out):
                 rows += 1
@@ -127,6 +129,9 @@ class Source:
 
     def _rows(self, held_out: bool) -> Iterator[dict]:
         """Rows, streamed: nothing is downloaded or held beyond what is read."""
+        for path in self.files:
+            if path.suffix == ".zst":
+                require_whole(path)
         if not self.hub and {unpacked(path).suffix for path in self.files} <= BY_LINES:
             return chain.from_iterable(map(rows_by_lines, self.files))
 
@@ -176,8 +181,7 @@ def find_source(name: str, text_field: str | None = None) -> Source:
     if name in HUB:
         return Source(name, text_field, hub=HUB[name])
     if is_data_set(Path(name)):
-        files = tuple(sorted(path for path in Path(name).rglob("*") if reader(path)))
-        return Source(name, text_field, hub=HubSet(name), files=files)
+        return Source(name, text_field, hub=HubSet(name), files=readable(Path(name)))
     return Source(name, text_field, files=local_files(name))
 
 
@@ -199,7 +203,7 @@ def is_data_set(root: Path) -> bool:
     card = root / "README.md"
     if card.is_file() and "\nconfigs:" in card.read_text(errors="replace"):
         return True
-    names = [path.name.lower() for path in root.rglob("*") if reader(path)]
+    names = [path.name.lower() for path in readable(root)]
     trains = [name for name in names if "train" in name]
     others = [name for name in names if re.search(r"test|valid|\bdev\b|\beval\b", name)]
     return bool(trains and others)
@@ -213,15 +217,18 @@ def local_files(name: str) -> tuple[Path, ...]:
                         f"{', '.join(HUB)}, or hub:ORG/NAME")
 
     # One reader takes them all; a file that was named must have one, others in a folder need not.
-    files = [root]
-    if root.is_dir():
-        files = sorted(path for path in root.rglob("*") if reader(path))
+    files = readable(root) if root.is_dir() else (root,)
     readers = {reader(path) for path in files}
     if len(readers) != 1 or None in readers:
         found = "files of several kinds" if len(readers) > 1 else "nothing"
         raise UserError(f"{name} holds {found} to read, give {', '.join(READERS)} (also .gz, .zst), "
                         "one kind a folder")
-    return tuple(files)
+    return files
+
+
+def readable(root: Path) -> tuple[Path, ...]:
+    """List the files in a folder that a reader takes, sorted."""
+    return tuple(sorted(path for path in root.rglob("*") if reader(path)))
 
 
 def reader(path: Path) -> str | None:
@@ -237,11 +244,8 @@ def unpacked(path: Path) -> Path:
 def rows_by_lines(path: Path) -> Iterator[dict]:
     """Read the rows of a .txt or .jsonl file, packed or not; raises ValueError if a line is not one.
 
-    Not by `datasets`, which holds a long row seven times, takes four times as long over short ones, and
-    refuses a file for half a surrogate pair.
+    Not by `datasets`, which holds a long row several times over and refuses a file for half a surrogate pair.
     """
-    if path.suffix == ".zst":
-        require_whole(path)
     with UNPACK.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as file:
         # An empty line ends a document; as text, LF, CR LF and CR are one and the same.
         if reader(path) == "text":

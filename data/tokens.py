@@ -415,6 +415,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except ValueError as error:
             raise UserError(f"line {number} of {path} is not a token in base64 and its rank") from error
+
+    # What would go wrong later, in the middle of a text, is said now.
     lacking = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if lacking:
         raise UserError(f"{path} has no token for {len(lacking)} bytes (0x{lacking[0]:02x} is the first), "

@@ -42,14 +42,7 @@ def main() -> None:
     if args.runs:
         draw_runs(papers[args.name], args)
         return
-    planned = sorted(name for name, paper in papers.items()
-                     if paper.FIGURES[name].plan and args.preset in paper.CORPORA)
-    names = planned if args.name == "all" else [args.name]
-    if not set(names) <= set(planned):
-        if not papers[args.name].FIGURES[args.name].plan:
-            raise UserError(f"{args.name} is of runs that are there, name them with --runs")
-        raise UserError(f"{args.name} has no plan for --preset {args.preset}, only for "
-                        f"{' '.join(papers[args.name].CORPORA)}")
+    names = figures_asked_for(args, papers)
 
     # Figures share runs: each is made once, and what is finished must be what this plan means.
     root = args.out or default_root(args)
@@ -95,6 +88,23 @@ def by_figure() -> dict[str, ModuleType]:
             if papers.setdefault(name, paper) is not paper:
                 raise ValueError(f"two papers have a figure {name}")
     return papers
+
+
+def figures_asked_for(args: Namespace, papers: dict[str, ModuleType]) -> list[str]:
+    """List the figures to be made, all that the preset has for `all`; raises UserError if one has no plan."""
+    planned = sorted(name for name, paper in papers.items()
+                     if paper.FIGURES[name].plan and args.preset in paper.CORPORA)
+    if args.name == "all":
+        return planned
+    if args.name in planned:
+        return [args.name]
+
+    # There is no plan at all, or none at this size.
+    paper = papers[args.name]
+    if not paper.FIGURES[args.name].plan:
+        raise UserError(f"{args.name} is of runs that are there, name them with --runs")
+    raise UserError(f"{args.name} has no plan for --preset {args.preset}, only for "
+                    f"{' '.join(paper.CORPORA)}")
 
 
 def parse(argv: list[str] | None = None) -> Namespace:

@@ -186,7 +186,7 @@ def status_of(main: Callable[[], None]) -> int:
     # The ranks end together: one that is gone would have torchrun end the others.
     try:
         main()
-        print(end="", flush=True)
+        print(end="", flush=True)          # what cannot be printed is found here, not when Python ends
         ranks.wait()
         return 0
 

@@ -160,16 +160,25 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("ending", ["txt.gz", "txt.zst", "jsonl.zst"])
+@pytest.mark.parametrize("ending", ["txt.gz", "txt.zst", "jsonl.zst", "csv.zst"])
 def test_a_packed_file_that_is_cut_off_is_refused(tmp_path, ending):
     path = Path(write(tmp_path / f"a.{ending}", [{"text": text} for text in TEXTS]))
     whole = path.read_bytes()
-    path.write_bytes(2 * whole)                            # two packed files in one: text goes on over the seam
-    assert len(documents(str(path))) == 2 * len(TEXTS) - ("txt" in ending)
-    for cut in (3, len(whole) // 2, len(whole) + 3):
-        path.write_bytes((2 * whole)[:-cut])
+    for cut in (3, len(whole) // 2):
+        path.write_bytes(whole[:-cut])
         with pytest.raises(UserError, match="cannot read .*a."):
             documents(str(path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst"])
+def test_packed_files_may_follow_each_other_in_one(tmp_path, ending):
+    path = Path(write(tmp_path / f"a.{ending}", [{"text": text} for text in TEXTS]))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole)
+    assert documents(str(path)) == 2 * TEXTS
+    path.write_bytes(whole + whole[:-3])
+    with pytest.raises(UserError, match="cannot read .*a.jsonl"):
+        documents(str(path))
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):

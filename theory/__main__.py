@@ -218,6 +218,8 @@ def refuse_bad(s: Setting, eta: float) -> None:
         fail("every number must be finite")
     if s.k < 1 or s.n < 2 * s.k:
         fail("--k must be at least 1 and --n at least twice that")
+
+    # Shares are of a stream, rates and times are above 0.
     if not 0 <= s.alpha <= 1:
         fail(f"--alpha {s.alpha:g} is not a share, from 0 to 1")
     if not 0 <= s.replay < 1:

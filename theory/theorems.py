@@ -247,6 +247,8 @@ def theorem_5_1(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
     # αβ may be 0: then the clock never strikes.
     with np.errstate(divide="ignore"):
         strikes_at = clock(s.T, s.depth) / mixture.c
+
+    # The condition, then what each run has learned, then when.
     return [
         Check("5.1", "α above its threshold", s.alpha, ">", float(alpha_threshold(s))),
         Check("5.1", "mixture: specialized block learned before inconsistent",

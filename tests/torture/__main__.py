@@ -40,7 +40,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no attack {' '.join(unknown)}, give some of {' '.join(ATTACKS)}")
 
-    # Each attack yields how its trials were answered, one after another.
+    # Each attack works in a folder of its own and yields how its trials were answered, one after another.
     wrong = False
     home = args.folder.resolve()
     print("| attack | answers | minutes |\n|---|---|---|", flush=True)
@@ -51,7 +51,7 @@ def main() -> None:
         started = time.monotonic()
         answers = Counter()
         try:
-            for answer in ATTACKS[name](folder, Random(str(args.seed)), args.count):
+            for answer in ATTACKS[name](Random(str(args.seed)), args.count):
                 answers[answer] += 1
                 if answer.startswith("WRONG"):
                     wrong = True

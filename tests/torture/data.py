@@ -42,8 +42,9 @@ class Took(NamedTuple):
     seconds: float                # of all processors
 
 
-def hard_data(folder: Path, random: Random, count: int) -> Iterator[str]:
+def hard_data(random: Random, count: int) -> Iterator[str]:
     """Make each corpus once, whatever the count, have it prepared and say how that went."""
+    folder = Path()
     cases = [long_document, million_documents, long_line, long_field, long_runs, half_pairs, line_ends]
     for make in cases:
         yield answer(make(folder, random))

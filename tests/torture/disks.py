@@ -10,7 +10,7 @@ from resource import RLIMIT_FSIZE, prlimit
 from tests.torture.kills import BUDGETS, RUNS, Case, difference, finish, start, undisturbed
 
 
-def full_disks(folder: Path, random: Random, count: int) -> Iterator[str]:
+def full_disks(random: Random, count: int) -> Iterator[str]:
     """Let no file of a run get larger than a random size, from a random moment on."""
     cases = undisturbed(BUDGETS, RUNS, (1,))
     for trial in range(count):

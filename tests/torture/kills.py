@@ -35,12 +35,12 @@ class Case(NamedTuple):
     seconds: float
 
 
-def start(stage: str, flags: str, ranks: int = 1, module: tuple[str, ...] = ()) -> Popen:
+def start(stage: str, flags: str, ranks: int = 1, module: str = "") -> Popen:
     """Start a stage on so many ranks, or a module that wraps it; a process group of its own."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    script = ["-m", *module, stage] if module else [str(ROOT / f"{stage}.py")]
+    script = ["-m", module, stage] if module else [str(ROOT / f"{stage}.py")]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     return Popen([*launcher, *script, *SMALL[stage].split(), *flags.split()], stdout=PIPE, stderr=PIPE,
                  text=True, env=variables, start_new_session=True)
@@ -84,7 +84,7 @@ def difference(one: str, other: str) -> str:
 # ------------------------------------------------------------------------------------------------------------
 # Attacks
 
-def at_any_moment(folder: Path, random: Random, count: int) -> Iterator[str]:
+def at_any_moment(random: Random, count: int) -> Iterator[str]:
     """Kill runs of all stages by all signals, any of their processes, until `count` kills are survived."""
     cases = undisturbed(BUDGETS, RUNS, (1, 2))
     survived = 0
@@ -135,14 +135,14 @@ def finish(flags: str, case: Case) -> str:
     return f"status {process.returncode}, {errors[-500:]}" if process.returncode else ""
 
 
-def after_every_step(folder: Path, random: Random, count: int) -> Iterator[str]:
+def after_every_step(random: Random, count: int) -> Iterator[str]:
     """Stop runs of two ranks after each of their steps, by a signal that one rank gets."""
     for case in undisturbed(test_resume.CHAIN, test_resume.RUNS, (2,)):
         out = case.whole.replace("whole", "stopped")
         starts = 0
         while not Path(f"out/{out}/run.json").exists() and starts < 50:
             start(case.stage, f"{case.flags} --out out/{out} --resume", case.ranks,
-                  ("tests.torture.stopping",)).communicate()
+                  "tests.torture.stopping").communicate()
             starts += 1
         answer = finish(f"{case.flags} --out out/{out} --resume", case) or difference(out, case.whole)
         steps = report(case.whole)["lineage"][-1]["steps"]
@@ -152,7 +152,7 @@ def after_every_step(folder: Path, random: Random, count: int) -> Iterator[str]:
             yield f"WRONG: {answer}" if answer else "stopped and resumed on two ranks, bit-equal"
 
 
-def on_other_ranks(folder: Path, random: Random, count: int) -> Iterator[str]:
+def on_other_ranks(random: Random, count: int) -> Iterator[str]:
     """Stop runs without dropout and continue them on another number of ranks."""
     runs = [("pretrain", ""), ("posttrain", "--replay 0.2"), ("finetune", "--replay 0.3")]
     cases = undisturbed(BUDGETS, runs, (1,))
@@ -176,7 +176,7 @@ def on_other_ranks(folder: Path, random: Random, count: int) -> Iterator[str]:
         yield f"WRONG: {answer}" if answer else "moved, same tokens, losses within 0.001 nats"
 
 
-def busy_torchruns(folder: Path, random: Random, count: int) -> Iterator[str]:
+def busy_torchruns(random: Random, count: int) -> Iterator[str]:
     """Run two ranks to their end beside a process that keeps a core busy."""
     write_corpora()
     busy = Popen([sys.executable, "-c", "while True: pass"])

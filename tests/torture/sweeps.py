@@ -26,7 +26,7 @@ def start(out: str) -> subprocess.Popen:
                             env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def shared_and_killed(folder: Path, random: Random, count: int) -> Iterator[str]:
+def shared_and_killed(random: Random, count: int) -> Iterator[str]:
     """Kill one of two sweeps again and again, until `count` kills are survived."""
     write_corpora()
     Path("other.jsonl").write_text("".join(sorted(Path("ft.jsonl").read_text().splitlines(keepends=True))))
