@@ -140,7 +140,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        frequency = config.rope_base ** (-torch.arange(0, config.head_size, 2) / config.head_size)
+        frequency = 1 / config.rope_base ** (torch.arange(0, config.head_size, 2) / config.head_size)
         angle = torch.outer(torch.arange(config.context), frequency)          # (context, head_size / 2)
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
