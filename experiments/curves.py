@@ -8,7 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.points import Point, columns, distinct, having
-from experiments.statistics import Estimate, estimate_numbers, verdict
+from experiments.statistics import Estimate, estimate, verdict
 from run.files import UserError
 
 Judged = list[tuple[str, str, Estimate]]         # (claim, statistic in words, estimate), seen if above 0
@@ -62,7 +62,7 @@ class Curves(NamedTuple):
             falling = by_loss[self.falls]
             for k, value in enumerate(dial):
                 means = [mean_over_seeds(by_loss[loss][:, k]) for loss in self.losses]
-                fall = estimate_numbers(falling[:, 0] - falling[:, k])
+                fall = estimate(falling[:, 0] - falling[:, k])
                 told = [f"{fall:.3f}", fall.shown_p()] if k else ["–", "–"]
                 rows.append([where, self.name_value(value), *means, *told])
         return rows
@@ -157,7 +157,7 @@ def draw_curve(axis, dial: ndarray, by_seed: ndarray, label: str, colour: str, s
 
     # The mean of one seed is the seed.
     if several:
-        band = [estimate_numbers(column) for column in by_seed.T]
+        band = [estimate(column) for column in by_seed.T]
         low = [one.low for one in band]
         high = [one.high for one in band]
         axis.fill_between(dial, low, high, color=colour, alpha=0.15 * shade, linewidth=0)

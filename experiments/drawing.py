@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.courses import Courses
 from experiments.curves import Curves
 from experiments.frontiers import Frontiers
 from experiments.points import Point, distinct, read_points
@@ -13,7 +14,7 @@ from run.files import UserError, atomic, make_folder
 
 VERDICTS = ["claim", "where", "measured", "p", "verdict"]
 NOTE = ("Losses in nats per token. "
-        "[95% bootstrap interval over seeds, of fewer than five their range]; "
+        "[95% interval over seeds, Student's t]; "
         "± standard deviation over seeds; "
         "p: one-sided paired test over seeds, at least 1/2ⁿ for n seeds; "
         "of frontiers, p of the gap and of the ratio. "
@@ -27,9 +28,10 @@ class Figure(NamedTuple):
     """What a paper hands to the machinery: the runs of a figure, and what is drawn and said of them."""
     title: str
     plan: Sequence[str]                      # lines of chains, as `sweep` reads them; (): of existing runs
-    kind: Curves | Frontiers
+    kind: Curves | Courses | Frontiers
     stages: tuple[str, ...]                  # of its chains; the losses of the last are drawn
     describe: Callable[[list[dict]], dict]   # a lineage → the settings that set its run apart
+    panel: tuple[float, float] = (3.4, 3.0)  # width and height in inches: as in a paper's column
 
 
 def draw(name: str, figure: Figure, runs: Sequence[Path], picture: Path) -> list[list[str]]:
@@ -69,12 +71,13 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    # Panels are as large as in a paper's column, and so is their print.
+    # Print is as large as in a paper's column.
     matplotlib.rcParams.update({"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 7,
                                 "legend.title_fontsize": 7, "axes.spines.top": False,
                                 "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
     rows, columns = figure.kind.shape(points)
-    canvas = Canvas(figsize=(3.4 * columns, 3.0 * rows), layout="constrained")
+    width, height = figure.panel
+    canvas = Canvas(figsize=(width * columns, height * rows), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False)
     figure.kind.draw(points, axes)
     canvas.suptitle(figure.title, fontsize=10)
@@ -84,7 +87,8 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             labelled[label] = handle
-    canvas.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
+    if labelled:
+        canvas.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
     with atomic(picture) as file:
         canvas.savefig(file, dpi=min(110, 1200 / canvas.get_figwidth()), format=picture.suffix[1:])
 

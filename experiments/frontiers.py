@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.points import Point, at_highest, columns, distinct, having
-from experiments.statistics import Estimate, estimate_numbers, verdict
+from experiments.statistics import Estimate, estimate, verdict
 from run.files import UserError
 
 View = tuple[str, str]                                       # the loss on x, the loss on y
@@ -117,8 +117,8 @@ def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
         wins.append(dominates(front, other) if np.isnan(gap) else gap > 0)
 
     # One seed without a gap leaves the mean without one, and then the wins are what can be judged.
-    gap = estimate_numbers(gaps)
-    log_ratio = estimate_numbers(log_ratios)
+    gap = estimate(gaps)
+    log_ratio = estimate(log_ratios)
     also = all(wins) if np.isnan(gap.value) else True
     return Comparison(gap, log_ratio, wins, verdict(gap, log_ratio, also=also))
 
@@ -274,7 +274,7 @@ def draw_front(axis, points: list[Point], view: View, label: str, style: Style) 
         return
     x = np.linspace(low, high, 50)
     y = np.array([np.interp(x, *front.T) for front in by_seed])
-    band = [estimate_numbers(column) for column in y.T]
+    band = [estimate(column) for column in y.T]
     lower = [one.low for one in band]
     upper = [one.high for one in band]
     axis.plot(x, y.mean(axis=0), style.line, linewidth=1.6, **colours)

@@ -1,18 +1,17 @@
 """How sure a number is over seeds, and whether a claim is seen.
 
-The interval of a statistic is the percentile bootstrap over seeds, which for fewer than five seeds is no more
-than their range: of three with no effect, all lie above 0 in one case of 8. A new statistic is one function
-of (seeds, …) values.
+A statistic is one number a seed; its interval is Student's t over them, wide where they are few. A new
+statistic is one function of (seeds, …) values.
 """
 
 import itertools
-from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
-RESAMPLES = 10_000
+RANDOM_SIGNS = 10_000
 
 
 class Estimate(NamedTuple):
@@ -38,27 +37,24 @@ class Estimate(NamedTuple):
         return "–" if np.isnan(self.p) else f"{self.p:.3f}"
 
 
-def estimate(values: ndarray,
-             statistic: Callable[[ndarray], ndarray] = lambda mean: mean[..., 0]) -> Estimate:
-    """Estimate a statistic of the mean over seeds of values (seeds, …), its interval and its p.
-
-    `statistic` takes (…, k) to (…); the default takes values (seeds, 1). The bootstrap draws seeds with
-    replacement, 10,000 times; p is `sign_flip_p` of the statistic within each seed. nan if any value is.
-    """
-    seeds = len(values)
-    value = float(statistic(values.mean(axis=0)))
+def estimate(values: ndarray) -> Estimate:
+    """Estimate the mean of one number a seed, (seeds,): its interval and its p; nan if any number is."""
+    values = np.asarray(values, dtype=float)
+    seeds, value = len(values), float(values.mean())
     if seeds == 1 or np.isnan(value):
         return Estimate(value, low=np.nan, high=np.nan, p=np.nan, seeds=seeds)
-
-    # The same draws for every statistic, so that a figure drawn again says the same.
-    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
-    low, high = np.quantile(statistic(values[drawn].mean(axis=1)), (0.025, 0.975))
-    return Estimate(value, float(low), float(high), p=sign_flip_p(statistic(values)), seeds=seeds)
+    half = student_t(seeds - 1) * values.std(ddof=1) / np.sqrt(seeds)
+    return Estimate(value, float(value - half), float(value + half), p=sign_flip_p(values), seeds=seeds)
 
 
-def estimate_numbers(numbers: ndarray) -> Estimate:
-    """Estimate the mean of one number a seed, (seeds,)."""
-    return estimate(np.asarray(numbers)[:, None])
+@cache
+def student_t(freedom: int, coverage: float = 0.95) -> float:
+    """Find what |t| of Student's distribution stays below with probability `coverage`."""
+    # With t = √freedom · tan θ its density is cos θ to the power freedom − 1, on |θ| < π/2.
+    theta = np.linspace(0, np.pi / 2, 100_001)
+    density = np.cos(theta) ** (freedom - 1)
+    below = np.cumsum((density[1:] + density[:-1]) / 2)
+    return float(np.sqrt(freedom) * np.tan(np.interp(coverage * below[-1], below, theta[1:])))
 
 
 def sign_flip_p(values: ndarray) -> float:
@@ -70,7 +66,7 @@ def sign_flip_p(values: ndarray) -> float:
     if len(values) <= 13:
         signs = np.array(list(itertools.product((1, -1), repeat=len(values))))
     else:
-        signs = np.random.default_rng(0).choice((1, -1), size=(RESAMPLES, len(values)))
+        signs = np.random.default_rng(0).choice((1, -1), size=(RANDOM_SIGNS, len(values)))
         signs = np.concatenate([np.ones((1, len(values))), signs])
     return float(np.mean(signs @ values >= values.sum() - 1e-12))
 

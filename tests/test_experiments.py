@@ -11,7 +11,7 @@ from experiments import cost, early_exposure
 from experiments.curves import Curves
 from experiments.drawing import Figure
 from experiments.points import seed_of
-from experiments.statistics import estimate_numbers, slope
+from experiments.statistics import estimate, slope
 from experiments.sweep import Sweep, plan
 from tests.finished_runs import finish
 
@@ -120,7 +120,7 @@ def test_one_figure_that_cannot_be_drawn_does_not_stop_the_others(experiments):
     assert run.status == 2
     assert [line for line in run.out.splitlines() if line.endswith(" runs")] == [
         "fig2: 2 of 48 runs", "fig3a: 5 of 5 runs", "fig3b: 0 of 5 runs", "fig4: 2 of 48 runs",
-        "fig5: 2 of 48 runs", "fig6: 2 of 48 runs", "fig7: 2 of 48 runs"]
+        "fig5: 2 of 48 runs", "fig6: 2 of 48 runs", "fig7: 2 of 48 runs", "forgetting: 0 of 2 runs"]
     assert {path.name for path in Path("out/toy/figures").glob("*.png")} == {"fig2.png", "fig3a.png"}
     said = [line.partition(", ")[0] for line in run.err.splitlines()]
     assert said == [f"error: none of these runs is of {name}" for name in ("fig4", "fig5", "fig6", "fig7")]
@@ -148,7 +148,7 @@ def named(rate):
 
 
 def judge(dial, by_loss):
-    return [("replay keeps L_pre", "−slope of L_pre", estimate_numbers(-slope(dial, by_loss["L_pre"])))]
+    return [("replay keeps L_pre", "−slope of L_pre", estimate(-slope(dial, by_loss["L_pre"])))]
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def test_a_second_paper_is_planned_by_the_same_machinery(experiments, paper):
                              "--out out/toy/chat-seed1/pretrain --resume")
     assert lines[-1].endswith("--replay 0.5 --lr 1e-3 --seed 2 --init out/toy/chat-seed2/pretrain "
                               "--out out/toy/chat-seed2/replay0.5-lr1e-3/posttrain --resume")
-    # 1.5M of Stage 1, and two rates of 2.5M · (1 + 1/0.9 + 1/0.5)
-    assert "keep1: 7 runs, 0 of them finished; 22.1M tokens to go" in experiments("keep1 --cost").out
+    # 4M of Stage 1, and two rates of 1M · (1 + 1/0.9 + 1/0.5)
+    assert "keep1: 7 runs, 0 of them finished; 12.2M tokens to go" in experiments("keep1 --cost").out
 
 
 def test_a_second_paper_is_drawn_by_the_same_machinery(experiments, paper):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.statistics import (Estimate, best_inside, estimate, estimate_numbers, sign_flip_p, slope,
+from experiments.statistics import (Estimate, best_inside, estimate, sign_flip_p, slope, student_t,
                                     verdict)
 
 
@@ -16,49 +16,53 @@ def test_sign_flips_by_hand():
     assert sign_flip_p(np.arange(1.0, 21)) == pytest.approx(1 / 10_001)    # of 10,000 random ones and this
 
 
-def test_bootstrap_interval_covers_as_often_as_it_says():
+def test_student_t_against_a_table():
+    table = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 30: 2.042, 1000: 1.962}
+    for freedom, t in table.items():
+        assert student_t(freedom) == pytest.approx(t, abs=6e-4)
+    assert student_t(3, coverage=0.5) == pytest.approx(0.765, abs=6e-4)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_an_interval_covers_as_often_as_it_says(seeds):
     random = np.random.default_rng(1)
-    of_noise = [estimate_numbers(random.normal(size=40)) for _ in range(100)]
-    assert 0.88 < np.mean([one.low <= 0 <= one.high for one in of_noise]) < 0.99
+    of_noise = [estimate(random.normal(size=seeds)) for _ in range(400)]
+    assert 0.93 < np.mean([one.low <= 0 <= one.high for one in of_noise]) < 0.97
 
 
-def test_interval_of_three_seeds_is_their_range_and_one_seed_has_none():
-    three = estimate_numbers([1.0, 2.0, 6.0])
-    assert three == (3, 1, 6, 1 / 8, 3) and f"{three:.3f}" == "3.000 [1.000, 6.000]"
-    one = estimate_numbers([1.0])
+def test_interval_of_three_seeds_by_hand_and_one_seed_has_none():
+    three = estimate([1.0, 2.0, 6.0])                       # 3 ± 4.303 · √7 / √3
+    assert three == pytest.approx((3, -3.572, 9.572, 1 / 8, 3), abs=1e-3)
+    assert f"{three:.1f}" == "3.0 [-3.6, 9.6]"
+    one = estimate([1.0])
     assert one.value == 1 and np.isnan(one.low) and f"{one:.2f}" == "1.00"
 
 
-def test_interval_is_of_the_statistic_of_the_mean():
-    of_opposites = estimate(np.array([[-1.0], [1.0]]), lambda mean: np.abs(mean[..., 0]))
-    assert of_opposites[:3] == (0, 0, 1)
-
-
 def test_what_is_not_known_of_a_seed_is_not_known_of_their_mean():
-    unknown = estimate_numbers([np.nan, 1.0])
+    unknown = estimate([np.nan, 1.0])
     assert np.isnan(unknown[:4]).all() and unknown.seeds == 2 and f"{unknown:.3f}" == unknown.shown_p() == "–"
 
 
 def test_e_to_an_estimate_keeps_its_p_and_its_seeds():
     ratio = Estimate(math.log(2), math.log(0.5), math.log(8), 0.125, 3).exponential()
     assert ratio == pytest.approx((2, 0.5, 8, 0.125, 3)) and f"{ratio:.1f}" == "2.0 [0.5, 8.0]"
-    assert np.isnan(estimate_numbers([0.0]).exponential().low)
+    assert np.isnan(estimate([0.0]).exponential().low)
 
 
 def test_p_is_shown_to_three_decimals_or_as_a_dash():
-    assert estimate_numbers([1.0, 2.0]).shown_p() == "0.250"
-    assert estimate_numbers(np.arange(1.0, 21)).shown_p() == "0.000"
-    assert estimate_numbers([1.0]).shown_p() == "–"
+    assert estimate([1.0, 2.0]).shown_p() == "0.250"
+    assert estimate(np.arange(1.0, 21)).shown_p() == "0.000"
+    assert estimate([1.0]).shown_p() == "–"
 
 
 def test_a_verdict_needs_the_whole_interval_above_zero():
-    above, across, below = (estimate_numbers(values) for values in ([1.0, 2], [-1.0, 2], [-1.0, -2]))
-    unknown = estimate_numbers([np.nan, 1.0])
+    above, across, below = (estimate(values) for values in ([1.0, 1.1], [-1.0, 2], [-1.0, -1.1]))
+    unknown = estimate([np.nan, 1.0])
     assert verdict(above) == verdict(above, unknown) == "seen (2 seeds)"
     assert verdict(across) == verdict(below) == verdict(above, across) == "not seen (2 seeds)"
     assert verdict(unknown) == "not seen" and verdict(above, also=False) == "not seen (2 seeds)"
-    assert verdict(estimate_numbers([0.1])) == "seen (1 seed)"
-    assert verdict(estimate_numbers([-0.1])) == "not seen (1 seed)"
+    assert verdict(estimate([0.1])) == "seen (1 seed)"
+    assert verdict(estimate([-0.1])) == "not seen (1 seed)"
 
 
 def test_slope_is_least_squares():

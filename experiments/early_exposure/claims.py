@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from experiments.courses import Courses
 from experiments.curves import Curves, Judged
 from experiments.drawing import Figure
 from experiments.early_exposure.plan import PLANS
 from experiments.frontiers import Frontiers, Pair, Style, View
 from experiments.points import Point, columns, having, seed_of, stem
-from experiments.statistics import best_inside, estimate, estimate_numbers, slope
+from experiments.statistics import best_inside, estimate, slope
 
 STAGES = ("pretrain", "posttrain", "finetune")
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
@@ -81,21 +82,24 @@ def describe(lineage: list[dict]) -> dict[str, object]:
 # Figure 3: losses against λ
 
 def judge_full(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Judge Figure 3a: L_ret falls in λ, and L_im is flat: less than a quarter as steep."""
+    """Judge Figure 3a: L_ret falls in λ, and L_im is flat: it falls and rises by less than a quarter."""
     im_slope = slope(lams, by_loss["L_im"])
     ret_slope = slope(lams, by_loss["L_ret"])
-    both = np.stack([im_slope, ret_slope], axis=-1)
-    flatness = estimate(both, lambda mean: np.abs(mean[..., 1]) / 4 - np.abs(mean[..., 0]))
-    return [("L_ret falls in λ", "−slope of L_ret", estimate_numbers(-ret_slope)),
-            ("L_im is flat", "¼|slope of L_ret| − |slope of L_im|", flatness)]
+    rises_less = estimate(-ret_slope / 4 - im_slope)
+    falls_less = estimate(-ret_slope / 4 + im_slope)
+
+    # Flat is both; told is the one that is less sure, which with one seed is the lower.
+    flat = min(rises_less, falls_less, key=lambda one: np.nanmin([one.low, one.value]))
+    return [("L_ret falls in λ", "−slope of L_ret", estimate(-ret_slope)),
+            ("L_im is flat", "−¼ slope of L_ret ± slope of L_im", flat)]
 
 
 def judge_matched(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     """Judge Figure 3b: L_im worsens with λ, and the best λ for L_ret is neither 0 nor 1."""
-    worsening = estimate_numbers(slope(lams, by_loss["L_im"]))
+    worsening = estimate(slope(lams, by_loss["L_im"]))
     claims = [("L_im worsens with λ", "slope of L_im", worsening)]
     if len(lams) > 2 and (lams[0], lams[-1]) == (0, 1):
-        gain = estimate_numbers(best_inside(by_loss["L_ret"]))
+        gain = estimate(best_inside(by_loss["L_ret"]))
         claims.append(("best λ for L_ret is strictly inside", "L_ret at the better end − best inside", gain))
     return claims
 
@@ -129,6 +133,33 @@ def against_lam(panel: str, additions: tuple[str, ...],
                   panels=("L_im", "L_ret"), losses=LOSSES, falls="L_ret", judge=judge,
                   belongs=lambda point: point["recipe"].additions == additions,
                   published=partial(published_curve, panel))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The effect in one picture: Stage 3 with and without D_post in Stage 1
+
+def judge_forgetting(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
+    """Judge that what Stage 3 adds to the loss on D_post falls in λ."""
+    forgotten = by_loss["L_ret"] - by_loss["L_im"]
+    return [("less is forgotten, the higher λ", "−slope of L_ret − L_im", estimate(-slope(lams, forgotten)))]
+
+
+def name_panel(pipeline: str) -> tuple[str, str]:
+    """Say what a panel shows, and what its x axis is, to somebody who knows no symbols."""
+    pre, post, ft = pipeline.split(" → ")
+    return f"Loss on {post}, while the model is fine-tuned on {ft}", f"steps of fine-tuning on {ft}"
+
+
+def name_line(pipeline: str, lam: float) -> str:
+    """Say likewise what a model was pretrained on."""
+    pre, post, ft = pipeline.split(" → ")
+    return f"pretrained on {pre} alone" if lam == 0 else f"and on {post} (λ = {lam:.3g})"
+
+
+FORGETTING = Courses(dial="lam", symbol="λ", before="L_im", during="L_ret", losses=("L_im", "L_ret"),
+                     belongs=lambda point: point["recipe"] in (UNMIXED, MIXED), judge=judge_forgetting,
+                     name_panel=name_panel, name_line=name_line,
+                     colour=lambda lam: PURPLE if lam else "black")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -168,7 +199,7 @@ def frontiers(figure: str, views: list[View], recipes: list[tuple[Recipe, ...]],
                      published=partial(published_front, figure))
 
 
-DOWNSTREAM, FORGETTING, RETAINED = ("L_ft", "L_ret"), ("L_ret", "L_ft"), ("L_ret", "L_pre")
+DOWNSTREAM, KEPT, RETAINED = ("L_ft", "L_ret"), ("L_ret", "L_ft"), ("L_ret", "L_pre")
 ON_MIXING = [(UNMIXED, MIXED, MIXED_DROPOUT), (UNMIXED, MIXED, MIXED_REPLAY)]
 MIXING = {"the mixed frontier dominates": Pair(better=MIXED, worse=UNMIXED)}
 ADDED = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED),
@@ -195,15 +226,17 @@ FIGURES = {
     "fig3b": figure("3b", "L_im and L_ret against λ, compute-matched",
                     against_lam("b", ("compute-matched",), judge_matched)),
     "fig4": figure("4", "Dropout and replay on top of mixing: L_ft",
-                   frontiers("4", [FORGETTING], ON_MIXING, ADDED)),
+                   frontiers("4", [KEPT], ON_MIXING, ADDED)),
     "fig5": figure("5", "Dropout and replay on top of mixing: L_pre",
                    frontiers("5", [RETAINED], ON_MIXING, ADDED)),
     "fig6": figure("6", "Dropout and replay without mixing",
-                   frontiers("6", [FORGETTING, RETAINED],
+                   frontiers("6", [KEPT, RETAINED],
                              [(UNMIXED, MIXED, UNMIXED_DROPOUT, UNMIXED_REPLAY)], ALONE)),
     "fig7": figure("7", "LoRA against full post-training",
-                   frontiers("7", [FORGETTING, RETAINED],
+                   frontiers("7", [KEPT, RETAINED],
                              [(UNMIXED, MIXED, UNMIXED_LORA, MIXED_LORA)], LORA)),
+    "forgetting": Figure("Equally good after post-training, not equally lasting", PLANS["forgetting"],
+                         FORGETTING, STAGES, describe, panel=(6.4, 3.0)),
     "frontier": Figure("Pareto frontiers", plan=(), stages=STAGES, describe=describe,
                        kind=frontiers("", [DOWNSTREAM, RETAINED], [()], MIXING | ADDED | ALONE | LORA)),
 }

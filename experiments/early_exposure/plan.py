@@ -12,6 +12,9 @@ CORPORA = {     # D_pre, D_post, D_ft, and a second D_ft, which Figure 2 also ta
 UNMIXED_AND_MIXED = ("pretrain --pre $pre --post $post $size --lam {0,1} | posttrain $sweep "
                      "| finetune --ft {$ft,$other} $rates")
 PLANS = {
+    "forgetting": [
+        "pretrain --pre $pre --post $post $size --lam {0,1} | posttrain $fixed "
+        "| finetune --ft $ft $rate $often"],
     "fig2": [
         UNMIXED_AND_MIXED,
         "pretrain --pre $pre --post $other $size --lam {0,1} | posttrain $sweep "
@@ -43,13 +46,14 @@ PLANS["fig5"] = PLANS["fig4"]                                      # the other v
 SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silent; toy is ours
     "toy": {
         "size": "", "sizes": "",
-        "fixed": "--lr 5e-4",
-        "once": "--batch 8 --lr 2e-3",
+        "fixed": "--lr 1e-3",
+        "once": "--batch 4 --lr 2e-3",
         "sweep": "--lr {5e-4,1e-3}",
         "dropout": "--dropout 0.05 --lr {5e-4,1e-3}",
-        "replay": "--replay 0.05 --lr {5e-4,1e-3}",
+        "replay": "--replay 0.01 --lr {5e-4,1e-3}",
         "lora": "--lr {1e-3,3e-3}",
         "rate": "--lr 3e-4",
+        "often": "--eval-every 10",
         "rates": "--lr {1e-4,3e-4,1e-3}",
         "after_other": "{$ft,$post}"},
     "135m": {
@@ -61,6 +65,7 @@ SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silen
         "replay": "--replay 0.01 --batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
         "lora": "--batch {192,480,896} --lr {1e-4,2e-4,5e-4,1e-3,5e-3}",
         "rate": "--lr 5e-5",
+        "often": "--eval-every 20",
         "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
         "after_other": "{$ft,$post}"},
     "1b": {
@@ -72,6 +77,7 @@ SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silen
         "replay": "--replay 0.01 --lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
         "lora": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
         "rate": "--lr 5e-5",
+        "often": "--eval-every 20",
         "rates": "--lr {1e-5,2e-5,5e-5,1e-4,2e-4}",
         "after_other": "$ft"},
 }
