@@ -20,9 +20,9 @@ from run.loop import Run
 DEFAULTS = {  # a star marks our choice where the paper is silent
     "preset": ("toy", "135m", "1b"),
     "ft": ("chem", "chempile", "chempile"),
-    "tokens": ("200k", "200M", "200M"),
+    "tokens": ("100k", "200M", "200M"),
     "replay": ("0", "0", "0"),
-    "batch": ("32", "480*", "512*"),
+    "batch": ("8", "480*", "512*"),
     "lr": ("3e-4", "5e-5", "5e-5*"),
     "min-lr": ("3e-5", "5e-6*", "5e-6*"),
     "warmup": ("5", "20*", "20*"),

@@ -154,7 +154,7 @@ class RotaryEmbedding(nn.Module):
 
 SIZES = ("layers", "width", "mlp", "heads", "kv_heads", "context")
 PRESETS = {
-    "toy": dict(layers=4, width=128, mlp=352, heads=4, kv_heads=2, context=128, tied=True),
+    "toy": dict(layers=2, width=96, mlp=256, heads=3, kv_heads=1, context=128, tied=True),
     # SmolLM2-135M: 134,515,008 parameters at its vocabulary of 49,152
     "135m": dict(layers=30, width=576, mlp=1536, heads=9, kv_heads=3, context=1024, tied=True),
     # the paper's 1B table: 1,029,917,376 parameters at 49,152, which only an untied head gives

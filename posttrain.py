@@ -21,17 +21,17 @@ from run.loop import Run
 
 DEFAULTS = {  # a star marks our choice where the paper is silent
     "preset": ("toy", "135m", "1b"),
-    "max-tokens": ("2.5M", "2B", "2B"),
+    "max-tokens": ("1M", "2B", "2B"),
     "patience": ("3", "3*", "3"),
     "replay": ("0", "0", "0"),
     "dropout": ("0", "0", "0"),
-    "batch": ("32", "480*", "512"),
-    "lr": ("5e-4", "5e-4*", "5e-5*"),
+    "batch": ("8", "480*", "512"),
+    "lr": ("1e-3", "5e-4*", "5e-5*"),
     "min-lr": ("5e-5", "5e-5", "5e-5"),
     "warmup": ("20", "500", "100"),
     "weight-decay": ("0.1", "0.1", "0.1"),
-    "eval-every": ("75", "100*", "100"),
-    "save-every": ("100", "500*", "500*"),
+    "eval-every": ("50", "100*", "100"),
+    "save-every": ("200", "500*", "500*"),
     "seed": ("42", "40*", "40"),
 }
 

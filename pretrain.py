@@ -26,15 +26,15 @@ DEFAULTS = {  # a star marks our choice where the paper is silent
     "pre": ("web", "c4", "c4"),
     "post": ("music", "musicpile", "musicpile"),
     "tokenizer": ("bytes", "gpt2*", "gpt2*"),
-    "tokens": ("1.5M", "8.7B", "19.7B"),
-    "post-tokens": ("150k", "300M", "300M*"),
+    "tokens": ("4M", "8.7B", "19.7B"),
+    "post-tokens": ("220k", "300M", "300M*"),
     "batch": ("32", "512*", "512"),
     "lr": ("3e-3", "5e-4*", "5e-4"),
     "min-lr": ("3e-4", "5e-5*", "5e-5"),
     "warmup": ("20", "1000*", "1000"),
     "weight-decay": ("0.1", "0.1*", "0.1*"),
     "eval-every": ("200", "1000*", "1000"),
-    "save-every": ("100", "1000*", "1000"),
+    "save-every": ("200", "1000*", "1000"),
     "seed": ("42", "42*", "42"),
 }
 

@@ -11,6 +11,7 @@ from numpy import ndarray
 from experiments.curves import Judged, curves, mean_over_seeds
 from experiments.points import Point, distinct, having
 from experiments.statistics import estimate, verdict
+from run.checkpoint import read_run
 from run.files import UserError
 
 
@@ -82,7 +83,12 @@ class Courses(NamedTuple):
 
     def _courses(self, points: list[Point]) -> tuple[ndarray, ndarray]:
         """Collect the steps (k,) and the losses of every run at them, (seeds, k)."""
-        courses = [{0: point[self.before]} | evaluations(Path(point["run"]), self.during) for point in points]
+        courses = []
+        for point in points:
+            run = Path(point["run"])
+            end = read_run(run)["lineage"][-1]["steps"]
+            course = {0: point[self.before]} | evaluations(run, self.during) | {end: point[self.during]}
+            courses.append(course)
         steps = sorted(set.intersection(*(set(course) for course in courses)))
         return np.array(steps), np.array([[course[step] for step in steps] for course in courses])
 

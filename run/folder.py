@@ -2,7 +2,7 @@
 
     ckpt.pt     a finished stage's weights, configuration and lineage
     run.json    a finished stage's arguments, lineage, tokens, losses, versions and times
-    log.jsonl   a line every few steps, at every evaluation and of what came out
+    log.jsonl   a line every few steps and at every evaluation
     last.pt     an unfinished stage's state, from which --resume continues
 """
 

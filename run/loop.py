@@ -191,7 +191,6 @@ class Run:
         `corpora` are those that enter with this stage, `facts` what else later stages or readers need to
         know.
         """
-        self.report.note({"step": self.step} | {name: loss.mean for name, loss in losses.items()})
         self.report.close()
         self.seconds["total"] = time.monotonic() - self.started
         if ranks.rank() == 0:

@@ -15,7 +15,7 @@ BASE = {"L_im": 1.0, "L_ret": 2.0, "L_ft": 1.5, "L_pre": 1.4}
 # ---- runs of the paper's three stages, as figures read them
 
 def write_run(folder, losses={}, preset="toy", corpora=("web", "music", "chem"), lam=1.0, seed=1,
-              stage3_lr=3e-4, post_tokens=150_000, mix=None, **post):
+              stage3_lr=3e-4, post_tokens=150_000, mix=None, steps=1, **post):
     """Write what finetune.py would leave; `lam` is the λ that Stage 1 came to."""
     pre, music, ft = corpora
     post = {"seed": seed, "lr": 5e-4, "batch": 32, "dropout": 0.0, "replay": 0.0, "lora": False,
@@ -23,7 +23,8 @@ def write_run(folder, losses={}, preset="toy", corpora=("web", "music", "chem"),
     lineage = [{"args": {"preset": preset, "pre": pre, "post": music, "lam": None if mix else lam, "mix": mix,
                          "seed": seed, "post_tokens": post_tokens}, "lam": lam, "losses": {}},
                {"args": post, "losses": {}},
-               {"args": {"ft": ft, "seed": seed, "lr": stage3_lr}, "losses": measured(BASE | losses)}]
+               {"args": {"ft": ft, "seed": seed, "lr": stage3_lr}, "steps": steps,
+                "losses": measured(BASE | losses)}]
     write_record(Path(folder, "finetune"), "finetune", lineage)
 
 

@@ -25,9 +25,9 @@ def chain(line, preset="toy"):
     ("135m", "pretrain --lam 0.25 --post-tokens 150M | posttrain --compute-matched | finetune --tokens 2k",
      [8.7e9 + 0.25 * 150e6, 0.75 * 150e6, 2_000]),
     ("toy", "pretrain --tokens 1M | posttrain --replay 0.05 | finetune --lr 1e-4",
-     [1e6, 2.5e6 / 0.95, 200_000]),
+     [1e6, 1e6 / 0.95, 100_000]),
     ("toy", "pretrain --lam 2 | posttrain --lora | posttrain --max-tokens 8k | finetune --replay 0.2",
-     [1.5e6 + 2 * 150e3, 2.5e6, 8_000, 250_000]),
+     [4e6 + 2 * 220e3, 1e6, 8_000, 125_000]),
 ])
 def test_tokens_by_hand(preset, line, counts):
     assert [tokens(run) for run in chain(line, preset)] == counts
@@ -40,16 +40,16 @@ def test_the_cost_comes_first(stage, monkeypatch):
     def printed(words):
         return stage("experiments.__main__", settings=f"fig3a --cost {words}").out
     assert printed("--jobs 64").split(" at ")[1].startswith("5 ×")                   # five can run at once
-    # 5 × (1.5M + 2.5M + 0.2M) + 2.5 × 150k tokens; (21.375M / 10,000 + 15 × 2 s) / 2 = 1,084 s
-    assert printed("--jobs 2") == ("fig3a: 15 runs, 0 of them finished; 21.4M tokens to go, "
-                                   "at 2 × 10,000 tokens/s about 18 min; 46 MB to keep\n")
+    # 5 × (4M + 1M + 0.1M) + 2.5 × 220k tokens; (26.05M / 10,000 + 15 × 2 s) / 2 = 1,318 s
+    assert printed("--jobs 2") == ("fig3a: 15 runs, 0 of them finished; 26.1M tokens to go, "
+                                   "at 2 × 10,000 tokens/s about 22 min; 13 MB to keep\n")
     monkeypatch.setattr(cost, "cores", lambda: 2)                    # 16 processes share them: an eighth each
     assert "at 2 × 10,000 tokens/s" in printed("--jobs 2 --nproc-per-node 8")
     assert not Path("out").exists()
 
 
 def test_a_checkpoint_is_the_weights_in_float32():
-    assert [checkpoint_bytes(preset) for preset in ("toy", "135m")] == [4 * 771_200, 4 * 135_178_560]
+    assert [checkpoint_bytes(preset) for preset in ("toy", "135m")] == [4 * 221_664, 4 * 135_178_560]
 
 
 # ---- the step

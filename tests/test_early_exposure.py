@@ -81,7 +81,7 @@ def test_a_recipe_is_told_by_the_lineage(line, recipe, lam):
     line = f"pretrain --pre $pre --post $post {line} | finetune --ft $ft"
     point = describe(lineage_of(plan([line], "toy", {}, CORPORA["toy"], 1, Path("out"))[-1]))
     assert (str(point["recipe"]), point["lam"], point["pipeline"]) == (recipe, lam, "web → music → chem")
-    assert (point["seed"], point["post_tokens"], point["stage3_lr"]) == ("1", 150_000, 3e-4)
+    assert (point["seed"], point["post_tokens"], point["stage3_lr"]) == ("1", 220_000, 3e-4)
 
 
 def test_a_recipe_is_drawn_dashed_with_lora_and_dotted_beside_the_same_mixed():

@@ -67,7 +67,7 @@ def test_all_is_every_figure_that_is_planned_and_no_run_twice(experiments):
     ("fig2 --corpora web music chem web", "give different ones"),
     ("fig2 --corpora b/tunes.txt music chem web", "b/tunes.txt is empty"),
     ("fig2 --corpora web music a/tunes.txt b/tunes.txt --list",
-     "share out/toy-web/music-lam0-seed1/lr5e-4/tunes"),
+     "share out/toy-web/music-lam0-seed1/lr1e-3/tunes"),
 ])
 def test_bad_input_is_one_line(experiments, settings, message):
     for name in "ab":

@@ -87,7 +87,7 @@ def test_parameter_counts_are_the_papers(preset, parameters):
 def test_vocabulary_is_padded_and_head_sizes_are_checked():
     assert configure("135m", 50_257).vocab_size == 50_304
     with pytest.raises(ValueError, match="heads"):
-        configure("toy", 256, {"kv_heads": 3})
+        configure("toy", 256, {"kv_heads": 2})
 
 
 def test_initial_weights_have_the_published_deviation():

@@ -59,11 +59,11 @@ def test_the_paths_spell_the_tree():
     corpora = dict(zip(TOY, ("a/prose.jsonl", "tunes.txt", "chem", "chat")))
     runs = plan(PLANS["fig4"], "toy", SETTINGS["toy"], corpora, 1, Path("out/x"))
     dropout = next(run for run in of_stage(runs, "finetune") if "dropout" in str(run.out))
-    assert str(dropout.out) == "out/x/tunes-lam1-seed1/dropout0.05-lr5e-4/chem-lr1e-4/finetune"
+    assert str(dropout.out) == "out/x/tunes-lam1-seed1/dropout0.05-lr1e-3/chem-lr1e-4/finetune"
     assert shlex.join(command(dropout.parent, 8)) == (
         "python -m torch.distributed.run --standalone --nproc_per_node=8 "
-        f"{os.path.relpath(HOUSE / 'posttrain.py')} --dropout 0.05 --lr 5e-4 --seed 1 "
-        "--init out/x/tunes-lam1-seed1/pretrain --out out/x/tunes-lam1-seed1/dropout0.05-lr5e-4/posttrain "
+        f"{os.path.relpath(HOUSE / 'posttrain.py')} --dropout 0.05 --lr 1e-3 --seed 1 "
+        "--init out/x/tunes-lam1-seed1/pretrain --out out/x/tunes-lam1-seed1/dropout0.05-lr1e-3/posttrain "
         "--resume")
     assert shlex.join(command(dropout.parent.parent, 1)).endswith(
         "pretrain.py --preset toy --pre a/prose.jsonl --post tunes.txt --lam 1 --seed 1 "
@@ -166,7 +166,7 @@ def test_runs_share_the_gpus_and_the_cores(monkeypatch):
 
 # ---- running
 
-SMALL = "--tokens 8k --post-tokens 4k --layers 1 --width 32 --context 32 --batch 8"
+SMALL = "--tokens 8k --post-tokens 4k --layers 1 --width 32 --heads 2 --context 32 --batch 8"
 GRID = [f"pretrain --pre $pre --post $post --lam {lams} {SMALL} | posttrain --max-tokens 4k --batch 8 "
         f"| finetune --ft {ft} --tokens 4k --batch 8" for lams, ft in (("{0,1}", "$ft"), ("1", "$other"))]
 DRIVER = f"""
