@@ -8,6 +8,8 @@ adapters instead of all weights. θ_post is the checkpoint with the lowest held-
     python posttrain.py --compute-matched                       one pass over what Stage 1 left (Figure 3b)
 """
 
+from argparse import Namespace
+
 import torch
 
 from data.stream import Interleaved, count_for_share, whole_sequences
@@ -34,6 +36,7 @@ DEFAULTS = {  # a star marks our choice where the paper is silent
     "save-every": ("200", "500*", "500*"),
     "seed": ("42", "40*", "40"),
 }
+SCHEDULE = ("lr", "min_lr", "warmup", "decay", "weight_decay")         # what --go-on takes over
 
 
 def main():
@@ -100,6 +103,9 @@ def parse(argv=None):
                         help="train adapters: r 64, α 128, attention output, MLP, head")
     parser.add_argument("--compute-matched", action="store_true",
                         help="one pass over just what Stage 1 left of D_post, no early stop")
+    parser.add_argument("--go-on", action="store_true",
+                        help="take up the optimizer and the schedule where pretrain.py --leave left them: "
+                             "mid-training")
     add_stage_flags(parser, out="out/posttrain", init="out/pretrain")
 
     # The checkpoint says which preset's defaults these are.
@@ -108,7 +114,22 @@ def parse(argv=None):
                          told=("preset", "tokenizer", "post_tokens", "seed"))
     if args.compute_matched and len(checkpoint.lineage) > 1:
         raise UserError(f"--compute-matched takes what Stage 1 left, --init {args.init} is of a later stage")
+    if args.go_on:
+        args = with_schedule_of(checkpoint.lineage[-1], args)
     return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint
+
+
+def with_schedule_of(before, args):
+    """The arguments with the schedule that the stage before left; raises UserError if it left none."""
+    if not before["args"].get("leave"):
+        raise UserError(f"{args.init} left nothing of its schedule, run pretrain.py with --leave STEPS")
+    given = [name for name in SCHEDULE if getattr(args, name) is not None]
+    if given:
+        raise UserError(f"--go-on goes on with Stage 1's {given[0].replace('_', ' ')}, "
+                        "leave the flag away")
+    if args.lora:
+        raise UserError("--go-on takes up the optimizer of all weights, --lora trains others")
+    return Namespace(**vars(args) | {name: before["args"][name] for name in SCHEDULE})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from data.tokens import fingerprint, load_tokenizer, open_corpus
 from model import GPT, PRESETS, SIZES, configure
 from run import ranks
 from run.files import refusing
-from run.flags import Parser, add_stage_flags, launch, positive, rate, share
+from run.flags import Parser, add_stage_flags, count, launch, positive, rate, share
 from run.loop import Run
 from run.report import say
 
@@ -99,6 +99,10 @@ def parse(argv=None):
                         help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
     mixing.add_argument("--mix", type=share, metavar="A",
                         help="α: the same as a share of Stage-1 tokens, 0 ≤ A < 1")
+
+    # Mid-training is a Stage 2 on what is left of this schedule.
+    parser.flag("leave", count, "steps of the schedule left to posttrain.py --go-on, with the optimizer [0]",
+                default=0)
 
     # The model's sizes have their defaults in model.py.
     for name in SIZES:

@@ -140,9 +140,11 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag("batch", positive, "sequences a step, over all ranks and accumulation")
     flag("micro-batch", positive, "sequences a forward pass on one rank [those of up to 8192 tokens]")
     flag("lr", rate, "peak learning rate")
-    flag("min-lr", rate, "learning rate at the end of the cosine; a lower peak stays flat")
+    flag("min-lr", rate, "learning rate at the last step; a lower peak stays flat")
     flag("warmup", count, "steps of linear warm-up")
+    flag("decay", share, "fall linearly over the last share D of the steps, not before [a cosine instead]")
     flag("weight-decay", rate, "AdamW's, on matrices only")
+    parser.set_defaults(leave=0, go_on=False)
 
     # What is drawn at random, and how often a run looks at itself.
     flag("seed", seed, "of initial weights, order of the data, dropout")

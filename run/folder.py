@@ -4,6 +4,7 @@
     run.json    a finished stage's arguments, lineage, tokens, losses, versions and times
     log.jsonl   a line every few steps and at every evaluation
     last.pt     an unfinished stage's state, from which --resume continues
+    left.pt     the same of a finished one whose schedule posttrain.py --go-on goes on with
 """
 
 import json
@@ -22,7 +23,8 @@ from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoi
 from run.files import UserError, atomic, lock, write_error, write_json
 
 DAMAGED_LOG = "log.damaged.jsonl"
-FILES = ("run.json", "ckpt.pt", "last.pt", "log.jsonl", DAMAGED_LOG)          # as they are discarded
+LEFT = "left.pt"
+FILES = ("run.json", "ckpt.pt", "last.pt", LEFT, "log.jsonl", DAMAGED_LOG)          # as they are discarded
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")
 
@@ -94,6 +96,17 @@ def read_unfinished(out: Path, wanted: Identity) -> tuple[Checkpoint, Progress] 
     _require_same(out, "an unfinished", Identity(progress.stage, progress.args, checkpoint.lineage), wanted,
                   "give the same arguments or --overwrite")
     return checkpoint, progress
+
+
+def read_left(run: Path, entry: dict) -> dict:
+    """Read the optimizer's state that a finished stage left, `entry` of its lineage; raises UserError."""
+    path = checkpoint_path(run).with_name(LEFT)
+    if not path.exists():
+        raise UserError(f"no {path}, run its stage again with --overwrite")
+    _, progress = read_progress(path)
+    if (progress.stage, progress.args, progress.step) != (entry["stage"], entry["args"], entry["steps"]):
+        raise UserError(f"{path} is of another run than its ckpt.pt, run its stage again with --overwrite")
+    return progress.optimizer
 
 
 def occupy(out: Path, step: int, overwrite: bool) -> FileLock:

@@ -55,7 +55,8 @@ class Run:
         args = self.args
         gradient_norm = clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.stream.steps, args.lr, args.min_lr, args.warmup)
+            group["lr"] = learning_rate(self.step + self.steps_before, self.schedule_steps,
+                                        args.lr, args.min_lr, args.warmup, args.decay)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -93,6 +94,7 @@ class Run:
         self.model, self.stream = model.to(self.device), stream
         self.optimizer = adamw(self.model, args.lr, args.weight_decay)
         self.step, self.best = 0, None
+        self._place_in_schedule()
         self.seconds = {"total": 0.0, "data": 0.0, "evaluate": 0.0, "save": 0.0, "log": 0.0}
         if self.saved:
             self._continue(*self.saved)
@@ -192,6 +194,8 @@ class Run:
         know.
         """
         self.report.close()
+        if self.args.leave:
+            self._save(folder.LEFT)
         self.seconds["total"] = time.monotonic() - self.started
         if ranks.rank() == 0:
             # What the lineage keeps of this stage.
@@ -222,6 +226,21 @@ class Run:
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(progress.optimizer)
         self.step, self.best, self.seconds = progress.step, progress.best, progress.seconds
+
+    def _place_in_schedule(self) -> None:
+        """Find which steps of the schedule are this stage's; with --go-on, take up what Stage 1 left."""
+        self.steps_before = 0
+        self.schedule_steps = self.stream.steps + self.args.leave
+        if not self.args.go_on:
+            return
+        before = self.identity.lineage[-1]
+        self.steps_before = before["steps"]
+        self.schedule_steps += self.steps_before
+        if self.stream.steps != before["args"]["leave"]:
+            raise UserError(f"this stage would take {self.stream.steps:,} steps, and {self.args.init} leaves "
+                            f"{before['args']['leave']:,} of its schedule, make them equal")
+        if not self.saved:
+            self.optimizer.load_state_dict(folder.read_left(self.args.init, before))
 
     def _next_step(self) -> "Step":
         inputs, targets = self._batch(self.step)
@@ -284,14 +303,14 @@ class Run:
             return f"the last good checkpoint is {self.args.init}"
         return "no checkpoint was saved yet"
 
-    def _save(self) -> None:
+    def _save(self, name: str = "last.pt") -> None:
         """Write last.pt: all that an interrupted run needs to continue bit for bit."""
         with self._clock("save"):
             self.seconds["total"] = time.monotonic() - self.started
             if ranks.rank() == 0:
                 progress = Progress(self.identity.stage, self.identity.args, self.optimizer.state_dict(),
                                     self.step, self.best, self.seconds)
-                save_checkpoint(self.args.out / "last.pt", self._checkpoint(), progress)
+                save_checkpoint(self.args.out / name, self._checkpoint(), progress)
 
     def _stop(self, number: int) -> NoReturn:
         """End the process, saved as it is, for a signal."""

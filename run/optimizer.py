@@ -16,10 +16,20 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused)
 
 
-def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int) -> float:
-    """Rise to `peak` over `warmup` steps, fall as a cosine to `minimum` at the last; a lower peak stays."""
+def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int,
+                  decay: float | None = None) -> float:
+    """Rise to `peak` over `warmup` steps, fall to `minimum` at the last of `steps`; a lower peak stays.
+
+    The fall is a cosine, or, with `decay`, linear over the last share `decay` of the steps, none before:
+    warm-up–stable–decay.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(steps - 1 - warmup, 1)
+    last = steps - 1
+    if decay is None:
+        progress = (step - warmup) / max(last - warmup, 1)
+        height = (1 + math.cos(math.pi * progress)) / 2
+    else:
+        height = min(1, (last - step) / max(round(decay * steps), 1))
     minimum = min(minimum, peak)
-    return minimum + (peak - minimum) * (1 + math.cos(math.pi * progress)) / 2
+    return minimum + (peak - minimum) * height

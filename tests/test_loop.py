@@ -28,6 +28,59 @@ def test_learning_rate_by_hand():
     assert rates[11] == pytest.approx(0.2)
     assert rates[5] == pytest.approx(0.2 + 0.8 * (1 + np.cos(np.pi / 3)) / 2)
     assert learning_rate(500, 1000, 1e-5, 5e-5, 0) == 1e-5               # a peak under the minimum stays flat
+    stable = [learning_rate(step, 10, 1.0, 0.2, 2, decay=0.4) for step in range(10)]
+    assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])       # 4 steps from 1 to 0.2
+
+
+MID_TRAINING = "--max-tokens 2048 --replay 0.5 --batch 8 --eval-every 5 --save-every 5"               # 16 steps
+
+
+def test_mid_training_goes_on_with_schedule_and_optimizer(stage, monkeypatch):
+    stage("pretrain", "--decay 0.4 --leave 16")                                                  # 32 steps of 48
+    taken = []
+    update = Run.update
+
+    def noting(run):
+        update(run)
+        taken.append(run.optimizer.state_dict()["state"][0]["step"].item())
+    monkeypatch.setattr(Run, "update", noting)
+    assert stage("posttrain", "--go-on", MID_TRAINING).status == 0
+    assert taken == list(range(33, 49))
+    for offset, name in ((0, "pretrain"), (32, "posttrain")):
+        rates = {offset + line["step"]: line["lr"] for line in log_of(name) if "lr" in line}
+        assert rates == {step: learning_rate(step - 1, 48, 3e-3, 3e-4, 5, 0.4) for step in rates}
+
+
+def test_mid_training_continues_bit_for_bit(stage, monkeypatch):
+    stage("pretrain", "--leave 16")
+    stage("posttrain", "--go-on --out out/whole", MID_TRAINING)
+    with monkeypatch.context() as patch:
+        die_at(patch, 13)
+        stage("posttrain", "--go-on", MID_TRAINING)
+    Path("out/pretrain/left.pt").unlink()
+    assert stage("posttrain", "--go-on --resume", MID_TRAINING).status == 0
+    assert_same(weights("posttrain"), weights("whole"))
+
+
+@pytest.mark.parametrize("left, flags, says", [
+    ("", "", "out/pretrain left nothing of its schedule, run pretrain.py with --leave STEPS"),
+    ("--leave 15", "", "would take 16 steps, and out/pretrain leaves 15 of its schedule"),
+    ("--leave 16", "--min-lr 1", "--go-on goes on with Stage 1's min lr"),
+    ("--leave 16", "--lora", "--go-on takes up the optimizer of all weights"),
+])
+def test_mid_training_refuses_what_is_not_one_schedule(stage, left, flags, says):
+    stage("pretrain", left)
+    run = stage("posttrain", f"--go-on {flags}", MID_TRAINING)
+    assert run.status == 2 and says in run.err and run.err.count("\n") == 1 and not Path("out/posttrain").exists()
+
+
+def test_what_a_stage_left_is_that_run_and_there(stage):
+    stage("pretrain", "--leave 16")
+    stage("pretrain", "--leave 16 --seed 1 --out out/other")
+    Path("out/other/left.pt").replace("out/pretrain/left.pt")
+    assert "left.pt is of another run than its ckpt.pt" in stage("posttrain", "--go-on", MID_TRAINING).err
+    Path("out/pretrain/left.pt").unlink()
+    assert "no out/pretrain/left.pt, run its stage again" in stage("posttrain", "--go-on", MID_TRAINING).err
 
 
 def test_adamw_decays_matrices_only():
