@@ -23,7 +23,7 @@ import torch
 import pretrain
 from data.sources import find_source
 from data.tokens import load_tokenizer, open_corpus
-from experiments import early_exposure
+from experiments import early_exposure, replay
 from experiments.cost import cost, tokens
 from experiments.drawing import VERDICTS, Figure, draw
 from experiments.points import stem
@@ -32,7 +32,7 @@ from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
 from run.report import table
 
-PAPERS = [early_exposure]
+PAPERS = [early_exposure, replay]
 
 
 def main() -> None:
@@ -90,14 +90,19 @@ def by_figure() -> dict[str, ModuleType]:
     return papers
 
 
+def folder_of(paper: ModuleType) -> str:
+    """Name a paper by its folder."""
+    return paper.__name__.rpartition(".")[2]
+
+
 def figures_asked_for(args: Namespace, papers: dict[str, ModuleType]) -> list[str]:
-    """List the figures to be made, all that the preset has for `all`; raises UserError if one has no plan."""
+    """List the figures to be made, all that the preset has of a paper; raises UserError if there is none."""
     planned = sorted(name for name, paper in papers.items()
                      if paper.FIGURES[name].plan and args.preset in paper.CORPORA)
-    if args.name == "all":
-        return planned
     if args.name in planned:
         return [args.name]
+    if args.name not in papers:
+        return [name for name in planned if args.name in ("all", folder_of(papers[name]))]
 
     # There is no plan at all, or none at this size.
     paper = papers[args.name]
@@ -110,7 +115,9 @@ def figures_asked_for(args: Namespace, papers: dict[str, ModuleType]) -> list[st
 def parse(argv: list[str] | None = None) -> Namespace:
     """Read the command line; what does not go together ends the process."""
     parser = Parser(__doc__)
-    parser.add_argument("name", choices=("all", *sorted(by_figure())), help="figure")
+    figures = sorted(by_figure())
+    papers = [folder_of(paper) for paper in PAPERS]
+    parser.add_argument("name", choices=(*figures, *papers, "all"), help="figure, or all of a paper, or all")
     parser.add_argument("--preset", choices=pretrain.DEFAULTS["preset"], default="toy",
                         help="grid and model [toy]")
     parser.add_argument("--corpora", nargs="+", metavar="CORPUS",
@@ -138,7 +145,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
 
     # argparse cannot say what these need beside them.
     args = parser.parse_args(argv)
-    if args.runs and args.name == "all":
+    if args.runs and args.name not in figures:
         parser.error("--runs goes with one figure")
     if args.picture and not args.runs:
         parser.error("--picture goes with --runs")
@@ -173,7 +180,8 @@ def runs_of(paper: ModuleType, name: str, args: Namespace, seeds: int, root: Pat
     corpora = corpora_of(paper, args)
     for corpus in corpora.values():
         find_source(corpus)                              # what is not there is said now, not at its turn
-    return plan(paper.FIGURES[name].plan, args.preset, paper.SETTINGS[args.preset], corpora, seeds, root)
+    lines = paper.FIGURES[name].lines(args.preset)
+    return plan(lines, args.preset, paper.SETTINGS[args.preset], corpora, seeds, root)
 
 
 def print_commands(runs: list[Planned], which: str, processes: int) -> None:
@@ -225,7 +233,7 @@ def draw_planned(paper: ModuleType, name: str, args: Namespace, runs: list[Plann
     for run in runs:
         if run.is_finished():
             require_same(run)
-    wanted = [run for run in runs if len(run.ancestors()) + 1 == len(figure.stages)]
+    wanted = [run for run in runs if run.chain() in figure.chains]
     there = [run.out for run in wanted if run.is_finished()]
     print(f"\n{name}: {len(there)} of {len(wanted)} runs", flush=True)
     if not there:

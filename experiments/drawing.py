@@ -4,11 +4,10 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from experiments.courses import Courses
-from experiments.curves import Curves
-from experiments.frontiers import Frontiers
+from numpy import ndarray
+
 from experiments.points import Point, distinct, read_points
 from run.files import UserError, atomic, make_folder
 
@@ -24,14 +23,30 @@ NOTE = ("Losses in nats per token. "
         "Definitions: `statistics.py` and `compare` in `frontiers.py`.\n")
 
 
+class Kind(Protocol):
+    """What draws, judges and tabulates points: `Curves`, `Courses`, `Frontiers`, or a paper's own."""
+    losses: Sequence[str]                                               # those in the .csv
+
+    def select(self, points: list[Point]) -> list[Point]: ...           # those that the figure is of
+    def required(self) -> str: ...                                      # what they lack, if none is
+    def verdicts(self, points: list[Point]) -> list[list[str]]: ...     # rows of VERDICTS
+    def table(self, points: list[Point]) -> list[list[str]]: ...        # a header and rows
+    def shape(self, points: list[Point]) -> tuple[int, int]: ...        # rows and columns of panels
+    def draw(self, points: list[Point], axes: ndarray) -> None: ...
+
+
 class Figure(NamedTuple):
     """What a paper hands to the machinery: the runs of a figure, and what is drawn and said of them."""
     title: str
-    plan: Sequence[str]                      # lines of chains, as `sweep` reads them; (): of existing runs
-    kind: Curves | Courses | Frontiers
-    stages: tuple[str, ...]                  # of its chains; the losses of the last are drawn
+    plan: Sequence[str] | dict[str, Sequence[str]]   # lines of chains, as `sweep` reads them, or by preset
+    kind: Kind
+    chains: Sequence[tuple[str, ...]]        # stages of each kind of chain; the losses of the last are drawn
     describe: Callable[[list[dict]], dict]   # a lineage → the settings that set its run apart
     panel: tuple[float, float] = (3.4, 3.0)  # width and height in inches: as in a paper's column
+
+    def lines(self, preset: str) -> Sequence[str]:
+        """Give the lines of the plan for a preset."""
+        return self.plan[preset] if isinstance(self.plan, dict) else self.plan
 
 
 def draw(name: str, figure: Figure, runs: Sequence[Path], picture: Path) -> list[list[str]]:
@@ -42,7 +57,7 @@ def draw(name: str, figure: Figure, runs: Sequence[Path], picture: Path) -> list
     # One figure is of one preset; of others among the runs it takes what it can use.
     if picture.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--picture {picture} is not a .png, .pdf or .svg")
-    there = read_points(runs, figure.stages, figure.kind.losses, figure.describe)
+    there = read_points(runs, figure.chains, figure.kind.losses, figure.describe)
     presets = distinct(there, "preset")
     if len(presets) > 1:
         raise UserError(f"runs of presets {', '.join(presets)} do not go into one figure")
@@ -88,7 +103,8 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             labelled[label] = handle
     if labelled:
-        canvas.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4)
+        across = max(1, int(canvas.get_figwidth() / 2.2))
+        canvas.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=min(4, across))
     with atomic(picture) as file:
         canvas.savefig(file, dpi=min(110, 1200 / canvas.get_figwidth()), format=picture.suffix[1:])
 

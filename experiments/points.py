@@ -12,9 +12,9 @@ from run.files import UserError
 Point = dict[str, object]
 
 
-def read_points(paths: Sequence[Path], stages: tuple[str, ...], losses: Sequence[str],
+def read_points(paths: Sequence[Path], chains: Sequence[tuple[str, ...]], losses: Sequence[str],
                 describe: Callable[[list[dict]], dict]) -> list[Point]:
-    """Read a point for each finished chain of these stages at or below the paths: settings, losses, _se.
+    """Read a point for each finished chain of such stages at or below the paths: settings, losses, _se.
 
     `describe` says of a lineage what its settings are, and may tell losses of stages before the last. Raises
     UserError where a path has no such chain, or one lacks a loss.
@@ -29,9 +29,10 @@ def read_points(paths: Sequence[Path], stages: tuple[str, ...], losses: Sequence
 
         # Runs of other stages or papers may be in the same folders.
         lineages = {folder: read_run(folder)["lineage"] for folder in folders}
-        there = {folder: lineage for folder, lineage in lineages.items() if stages_of(lineage) == stages}
+        there = {folder: lineage for folder, lineage in lineages.items() if stages_of(lineage) in chains}
         if not there:
-            raise UserError(f"no finished {stages[-1]} run in {path}, run {stages[-1]}.py first")
+            last = chains[0][-1]
+            raise UserError(f"no finished {last} run in {path}, run {last}.py first")
         for folder, lineage in there.items():
             point = {"run": str(folder), "preset": lineage[0]["args"]["preset"], **describe(lineage)}
             measured = lineage[-1]["losses"]

@@ -95,14 +95,18 @@ def slope(x: ndarray, y: ndarray) -> ndarray:
 
 
 def best_inside(by_seed: ndarray) -> ndarray:
-    """Measure how much lower a loss (seeds, k) is at its best inside than at the better end: (seeds,).
+    """Measure how much lower a loss (seeds, k) is at its best inside than at the better end: (seeds,)."""
+    inside = by_seed[np.arange(len(by_seed)), 1 + best_of_others(by_seed[:, 1:-1])]
+    return np.minimum(by_seed[:, 0], by_seed[:, -1]) - inside
 
-    Of several seeds, each is measured at the value that is best on average over the others: the least of
-    noisy values is below the ends by itself, a value chosen by other seeds is not.
+
+def best_of_others(by_seed: ndarray) -> ndarray:
+    """Choose for each seed where a loss (seeds, k) is least on average over the other seeds: (seeds,).
+
+    The least of noisy values is below the others by itself, a value chosen by other seeds is not. One seed
+    has no others and chooses for itself.
     """
-    gains = []
-    for seed, losses in enumerate(by_seed):
-        others = np.delete(by_seed, seed, axis=0) if len(by_seed) > 1 else by_seed
-        chosen = 1 + others.mean(axis=0)[1:-1].argmin()
-        gains.append(min(losses[0], losses[-1]) - losses[chosen])
-    return np.array(gains)
+    if len(by_seed) == 1:
+        return by_seed.argmin(axis=1)
+    others = by_seed.sum(axis=0) - by_seed
+    return others.argmin(axis=1)

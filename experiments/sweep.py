@@ -50,6 +50,10 @@ class Planned(NamedTuple):
             return []
         return [self.parent, *self.parent.ancestors()]
 
+    def chain(self) -> tuple[str, ...]:
+        """Name the stages of its chain, up to its own."""
+        return tuple(run.stage for run in [*self.ancestors()[::-1], self])
+
     def log(self) -> Path:
         """Name the file that what it prints goes to, beside its folder."""
         return self.out.with_name(f"{self.stage}.log")

@@ -26,7 +26,7 @@ def experiments(stage, monkeypatch):
 
 def runs_of(figure, paper=early_exposure, seeds=1, root="out/toy", **corpora):
     corpora = paper.CORPORA["toy"] | corpora
-    return plan(paper.FIGURES[figure].plan, "toy", paper.SETTINGS["toy"], corpora, seeds, Path(root))
+    return plan(paper.FIGURES[figure].lines("toy"), "toy", paper.SETTINGS["toy"], corpora, seeds, Path(root))
 
 
 def finish_chains(figure, paper=early_exposure, seeds=1):
@@ -51,8 +51,8 @@ def test_list_prints_levels_that_can_run_at_once(experiments):
     assert not Path("out").exists()
 
 
-def test_all_is_every_figure_that_is_planned_and_no_run_twice(experiments):
-    lines = experiments("all --list finetune").out.splitlines()
+def test_a_paper_is_every_figure_that_it_plans_and_no_run_twice(experiments):
+    lines = experiments("early_exposure --list finetune").out.splitlines()
     outs = {str(run.out) for name in early_exposure.PLANS for run in runs_of(name) if run.stage == "finetune"}
     assert len(lines) == len(outs) and {line.split(" --out ")[1].split()[0] for line in lines} == outs
 
@@ -116,7 +116,7 @@ def test_only_draw_draws_the_seeds_that_are_there(experiments):
 def test_one_figure_that_cannot_be_drawn_does_not_stop_the_others(experiments):
     """Figure 3a's runs at λ = 0 and 1 are of Figure 2 too, and of Figure 4, without what it compares."""
     finish_chains("fig3a")
-    run = experiments("all --only draw")
+    run = experiments("early_exposure --only draw")
     assert run.status == 2
     assert [line for line in run.out.splitlines() if line.endswith(" runs")] == [
         "fig2: 2 of 48 runs", "fig3a: 5 of 5 runs", "fig3b: 0 of 5 runs", "fig4: 2 of 48 runs",
@@ -159,9 +159,10 @@ def paper(monkeypatch):
                   judge=judge, published=lambda preset, rate, loss: None, colour="teal")
     chains = ["pretrain --pre $first --post $second | posttrain --replay {0,0.1,0.5} $rates"]
     paper = SimpleNamespace(
+        __name__="experiments.second",
         CORPORA={"toy": {"first": "web", "second": "chat"}}, SETTINGS={"toy": {"rates": "--lr {1e-4,1e-3}"}},
         FIGURES={"keep1": Figure("Replay keeps what was learned first", chains, kind,
-                                  ("pretrain", "posttrain"), describe)})
+                                  [("pretrain", "posttrain")], describe)})
     monkeypatch.setattr(command, "PAPERS", [early_exposure, paper])
     return paper
 

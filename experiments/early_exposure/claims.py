@@ -17,7 +17,7 @@ from experiments.frontiers import Frontiers, Pair, Style, View
 from experiments.points import Point, columns, having, seed_of, stem
 from experiments.statistics import best_inside, estimate, slope
 
-STAGES = ("pretrain", "posttrain", "finetune")
+CHAINS = (("pretrain", "posttrain", "finetune"),)
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
 PUBLISHED = Path(__file__).parent / "published"              # at 135M
 
@@ -215,7 +215,7 @@ LORA = {"mixing helps LoRA": Pair(better=MIXED_LORA, worse=UNMIXED_LORA),
 
 def figure(number: str, title: str, kind: Curves | Frontiers) -> Figure:
     """Make a figure of the paper, of the runs that are planned for it."""
-    return Figure(f"Figure {number}: {title}", PLANS[f"fig{number}"], kind, STAGES, describe)
+    return Figure(f"Figure {number}: {title}", PLANS[f"fig{number}"], kind, CHAINS, describe)
 
 
 FIGURES = {
@@ -236,7 +236,7 @@ FIGURES = {
                    frontiers("7", [KEPT, RETAINED],
                              [(UNMIXED, MIXED, UNMIXED_LORA, MIXED_LORA)], LORA)),
     "forgetting": Figure("Equally good after post-training, not equally lasting", PLANS["forgetting"],
-                         FORGETTING, STAGES, describe, panel=(6.4, 3.0)),
-    "frontier": Figure("Pareto frontiers", plan=(), stages=STAGES, describe=describe,
+                         FORGETTING, CHAINS, describe, panel=(6.4, 3.0)),
+    "frontier": Figure("Pareto frontiers", plan=(), chains=CHAINS, describe=describe,
                        kind=frontiers("", [DOWNSTREAM, RETAINED], [()], MIXING | ADDED | ALONE | LORA)),
 }

@@ -1,0 +1,211 @@
+"""The figure of target-data efficiency: reference runs with more of the target, and recipes read off."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from experiments.curves import mean_over_seeds
+from experiments.points import Point, distinct, having
+from experiments.replay.laws import LAWS, leave_one_out, multiplier
+from experiments.statistics import Estimate, best_of_others, estimate, verdict
+from run.files import UserError
+
+Losses = dict["Setting", ndarray]                # of every setting, over seeds (seeds,)
+
+
+class Setting(NamedTuple):
+    """A recipe with its dials."""
+    recipe: str
+    alpha: float
+    rho: float
+    pool: float                                  # in the recipes' pools
+
+    def __str__(self) -> str:
+        if self.recipe == "reference":
+            return f"reference, pool ×{self.pool:g}"
+        if self.recipe == "tied":
+            return "tied mixture"
+        alpha = f", α = {self.alpha:g}" if self.recipe == "mid-training" else ""
+        return f"{self.recipe}{alpha}, ρ = {self.rho:.3g}"
+
+
+class Claim(NamedTuple):
+    """That the best of some settings has a lower target loss than the best of others."""
+    words: str
+    better: list[Setting]
+    worse: list[Setting]
+
+
+class Efficiency(NamedTuple):
+    """A figure of the target loss against the pool, a panel a pipeline."""
+    losses: Sequence[str]                        # those in the table, the target's first
+
+    def select(self, points: list[Point]) -> list[Point]:
+        """Keep all of the points."""
+        return points
+
+    def required(self) -> str:
+        """Say what a pipeline must have: `line_up` does."""
+        return ""
+
+    def shape(self, points: list[Point]) -> tuple[int, int]:
+        """Count the rows and columns of panels."""
+        return 1, len(distinct(points, "pipeline"))
+
+    def verdicts(self, points: list[Point]) -> list[list[str]]:
+        """Judge every claim in every pipeline: rows of `drawing.VERDICTS`. Raises UserError as `line_up`."""
+        rows = []
+        for pipeline in distinct(points, "pipeline"):
+            losses = line_up(having(points, pipeline=pipeline), self.losses[0])
+            for claim in claims(losses):
+                gain = estimate(best(losses, claim.worse) - best(losses, claim.better))
+                measured = f"loss lower by: {gain:.3f}, {shown_multiplier(losses, claim)}"
+                rows.append([claim.words, pipeline, measured, gain.shown_p(), verdict(gain)])
+            less = gained_by_replay(losses, late=True) - gained_by_replay(losses, late=False)
+            less = estimate(less)
+            rows.append(["replay gains less where Stage 1 has the target", pipeline,
+                         f"gain at the highest α − at the lowest: {less:.3f}", less.shown_p(), verdict(less)])
+        return rows
+
+    def table(self, points: list[Point]) -> list[list[str]]:
+        """Tabulate losses, and pools that the reference recipe needs for the target's, under a header."""
+        rows = [["where", "setting", *self.losses, "pool by the power law", "by the log law",
+                 "within the references"]]
+        for pipeline in distinct(points, "pipeline"):
+            there = having(points, pipeline=pipeline)
+            by_loss = [line_up(there, loss) for loss in self.losses]
+            x, references = reference_of(by_loss[0])
+            fits = [fit(x, references.mean(axis=0)) for fit in LAWS.values()]
+            for setting, target in by_loss[0].items():
+                inside = references.mean(axis=0).min() <= target.mean() <= references.mean(axis=0).max()
+                means = [mean_over_seeds(losses[setting]) for losses in by_loss]
+                pools = [f"{fit.pool(target.mean()):.2f}" for fit in fits]
+                rows.append([pipeline, str(setting), *means, *pools, "yes" if inside else "no"])
+        return rows
+
+    def draw(self, points: list[Point], axes: ndarray) -> None:
+        """Draw the references and their laws, and a level for each recipe that is compared."""
+        for pipeline, axis in zip(distinct(points, "pipeline"), axes.flat):
+            losses = line_up(having(points, pipeline=pipeline), self.losses[0])
+            x, references = reference_of(losses)
+            axis.plot(x, references.T, ".", color="grey", markersize=4)
+            axis.plot(x, references.mean(axis=0), "o", color="black", markersize=5)
+            axis.set(title=pipeline, xscale="log", xlabel="target data of the reference recipe, in pools",
+                     ylabel=f"{self.losses[0]} (nats per token)")
+
+            # Laws reach as far as the recipes do.
+            levels = {str(setting): losses[setting].mean() for setting in compared(losses)}
+            fits = {name: fit(x, references.mean(axis=0)) for name, fit in LAWS.items()}
+            least = min(fits["log"].pool(level) for level in levels.values())
+            along = np.geomspace(min(least, x[0]), x[-1], 100)
+            for (name, fit), style in zip(fits.items(), ("-", ":")):
+                axis.plot(along, fit.loss(along), style, color="black", linewidth=1, label=f"{name} law")
+            for number, (name, level) in enumerate(levels.items()):
+                axis.axhline(level, color=f"C{number}", linewidth=1.2, label=name)
+            axis.set_xticks(x, [f"{pool:g}" for pool in x], minor=False)
+            axis.set_xticks([], minor=True)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Settings
+
+def line_up(points: list[Point], loss: str) -> Losses:
+    """Collect a loss by setting, over the seeds that have them all; raises UserError if none has."""
+    # Pools are counted in that of the recipes, the smallest.
+    unit = min(distinct(points, "pool"))
+    by_seed = {}
+    for point in points:
+        setting = Setting(point["recipe"], round(point["alpha"], 3), point["rho"], point["pool"] / unit)
+        by_seed.setdefault(point["seed"], {})[setting] = point[loss]
+    settings = sorted(set().union(*by_seed.values()))
+    whole = [of_seed for of_seed in by_seed.values() if len(of_seed) == len(settings)]
+    recipes = {setting.recipe for setting in settings}
+    if not whole or recipes != {"fine-tuning", "mid-training", "tied", "reference"}:
+        raise UserError("no seed has all recipes and the reference runs, finish its sweep first")
+    return {setting: np.array([of_seed[setting] for of_seed in whole]) for setting in settings}
+
+
+def reference_of(losses: Losses) -> tuple[ndarray, ndarray]:
+    """Collect the reference runs: pools (n,) and losses (seeds, n)."""
+    settings = of(losses, "reference")
+    pools = np.array([setting.pool for setting in settings])
+    return pools, np.stack([losses[setting] for setting in settings], axis=1)
+
+
+def of(losses: Losses, recipe: str) -> list[Setting]:
+    """List the settings of a recipe."""
+    return [setting for setting in losses if setting.recipe == recipe]
+
+
+def best(losses: Losses, settings: list[Setting]) -> ndarray:
+    """Take each seed's loss (seeds,) in the setting that is best for the other seeds."""
+    by_seed = np.stack([losses[setting] for setting in settings], axis=1)
+    return by_seed[np.arange(len(by_seed)), best_of_others(by_seed)]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Claims
+
+def claims(losses: Losses) -> list[Claim]:
+    """List what is compared: the paper's three, mid-training itself, and the tied mixture, not in it."""
+    tuning, middle = of(losses, "fine-tuning"), of(losses, "mid-training")
+    late = [setting for setting in middle if setting.alpha == 1]
+    early = [setting for setting in middle if setting.alpha < 1]
+    return [
+        Claim("replay lowers the target loss, fine-tuning", with_replay(tuning), without_replay(tuning)),
+        Claim("replay lowers the target loss, mid-training", with_replay(late), without_replay(late)),
+        Claim("early exposure lowers the target loss", early, late),
+        Claim("mid-training beats fine-tuning, without replay", without_replay(late), without_replay(tuning)),
+        Claim("two stages beat the tied mixture", middle, of(losses, "tied"))]
+
+
+def with_replay(settings: list[Setting]) -> list[Setting]:
+    """Keep those that replay."""
+    return [setting for setting in settings if setting.rho > 0]
+
+
+def without_replay(settings: list[Setting]) -> list[Setting]:
+    """Keep those that do not replay."""
+    return [setting for setting in settings if setting.rho == 0]
+
+
+def gained_by_replay(losses: Losses, late: bool) -> ndarray:
+    """Measure what replay gains in mid-training, (seeds,), at the highest α or at the lowest."""
+    middle = of(losses, "mid-training")
+    alphas = sorted({setting.alpha for setting in middle})
+    there = [setting for setting in middle if setting.alpha == alphas[-1 if late else 0]]
+    return best(losses, without_replay(there)) - best(losses, with_replay(there))
+
+
+def compared(losses: Losses) -> list[Setting]:
+    """List the settings that the picture shows: of each kind the one without replay and the best."""
+    shown = []
+    for settings in (of(losses, "fine-tuning"), of(losses, "mid-training"), of(losses, "tied")):
+        plain = max(without_replay(settings), key=lambda setting: setting.alpha)
+        shown += [plain, min(settings, key=lambda setting: losses[setting].mean())]
+    return list(dict.fromkeys(shown))
+
+
+def shown_multiplier(losses: Losses, claim: Claim) -> str:
+    """Write a claim's multipliers of the target data by both laws, each seed on its own references.
+
+    In brackets the interval over seeds; after it the range when one reference is left out of the mean.
+    """
+    x, references = reference_of(losses)
+    better, worse = best(losses, claim.better), best(losses, claim.worse)
+    told = []
+    for law in LAWS:
+        by_seed = [multiplier(x, reference, law, recipe, baseline)
+                   for reference, recipe, baseline in zip(references, better, worse)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            over_seeds = estimate(np.log(by_seed))
+        low, high = leave_one_out(x, references.mean(axis=0), law, better.mean(), worse.mean())
+        told.append(f"×{shown_ratio(over_seeds)} by the {law} law ({low:.2f} to {high:.2f})")
+    return ", ".join(told)
+
+
+def shown_ratio(log_ratio: Estimate) -> str:
+    """Write a ratio, of its logarithm; a dash where a loss is below all that the law reaches."""
+    return f"{log_ratio.exponential():.2f}" if np.isfinite(log_ratio.value) else "–"

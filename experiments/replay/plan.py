@@ -1,0 +1,124 @@
+"""The runs of the figures: every recipe has the same steps in all and sees the target pool equally often.
+
+Of T steps a share g sees the pool, read R times. Stage 2 takes α of that and a share ρ of generic text, so d
+= gα/(1 − ρ) of all steps; Stage 1 sees the rest of the pool. More replay makes Stage 2 longer and Stage 1
+shorter, and adds no compute.
+"""
+
+import itertools
+from typing import NamedTuple
+
+CORPORA = {     # generic, target, and what is fine-tuned on later
+    "toy": {"pre": "web", "post": "music", "ft": "chem"},
+    "135m": {"pre": "c4", "post": "flan", "ft": "chempile"},
+}
+STRETCHES = (1, 1.125, 1.25, 1.5, 2, 3, 4)                   # 1/(1 − ρ) of fine-tuning
+MID_STRETCHES = (1, 2, 4, 8)                                 # and of mid-training
+ALPHAS = (1, 0.5, 0.25, 0.125)
+POOLS = (1, 2, 4, 8, 16)                                     # of the reference runs, times the recipes' pool
+STAGE_3 = "finetune --ft $ft $stage3"
+
+
+class Budget(NamedTuple):
+    """What all runs of a preset share. Sequences are of the model's context."""
+    steps: int               # T, of both stages
+    batch: int               # sequences a step
+    context: int             # tokens a sequence
+    pool: int                # sequences of the target pool
+    tuning_repeats: int      # R of fine-tuning
+    repeats: int             # R of mid-training and of the reference runs
+
+
+class Recipe(NamedTuple):
+    """A run of two stages, in sequences; the target's are spread evenly over their stage."""
+    generic1: int
+    target1: int
+    generic2: int
+    target2: int
+
+
+def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, pool: int = 1) -> Recipe:
+    """Share out a budget's steps: R repeats of `pool` pools, ρ = 1 − 1/stretch, α of the target in Stage 2.
+
+    Stage 2 is of whole steps, and nothing is rounded but α's share to whole sequences. Raises ValueError if
+    Stage 2 would be longer than all.
+    """
+    target = repeats * pool * budget.pool
+    target2 = round(alpha * target)
+    stage2 = round(target2 * stretch / budget.batch) * budget.batch
+    stage1 = budget.steps * budget.batch - stage2
+    recipe = Recipe(stage1 - (target - target2), target - target2, stage2 - target2, target2)
+    if min(recipe) < 0:
+        raise ValueError(f"{budget.steps} steps are too few for {recipe}")
+    return recipe
+
+
+def stage1(budget: Budget, recipe: Recipe, pool: int = 1) -> str:
+    """Write Stage 1's tokens as pretrain.py's flags; λ is the passes over the pool."""
+    context, size = budget.context, pool * budget.pool
+    return (f"pretrain --pre $pre --post $post $model --tokens {recipe.generic1 * context} "
+            f"--post-tokens {size * context} --lam {recipe.target1 / size:g}")
+
+
+def stage2(budget: Budget, recipe: Recipe) -> str:
+    """Write Stage 2's tokens as posttrain.py's flags."""
+    replay = recipe.generic2 / (recipe.generic2 + recipe.target2)
+    return f"posttrain --max-tokens {recipe.target2 * budget.context} --replay {replay:.6g} $at_end"
+
+
+def fine_tuning(budget: Budget) -> list[str]:
+    """Plan two schedules, one a stage, the optimizer new: a chain a share of replay."""
+    lines = []
+    for stretch in STRETCHES:
+        recipe = split(budget, budget.tuning_repeats, stretch)
+        lines.append(f"{stage1(budget, recipe)} $cosine | {stage2(budget, recipe)} $tuned | {STAGE_3}")
+    return lines
+
+
+def mid_training(budget: Budget) -> list[str]:
+    """Plan one schedule and one optimizer over both stages: a chain a share of replay and an α.
+
+    Last the tied mixture, which the paper has not: the target spread evenly over all steps.
+    """
+    lines = []
+    for alpha, stretch in itertools.product(ALPHAS, MID_STRETCHES):
+        recipe = split(budget, budget.repeats, stretch, alpha)
+        left = (recipe.generic2 + recipe.target2) // budget.batch
+        lines.append(f"{stage1(budget, recipe)} $stable --leave {left} "
+                     f"| {stage2(budget, recipe)} --go-on | {STAGE_3}")
+    tied = split(budget, budget.repeats, alpha=0)
+    return [*lines, f"{stage1(budget, tied)} $stable | {STAGE_3}"]
+
+
+def reference(budget: Budget) -> list[str]:
+    """Plan one stage with more and more of the target, spread evenly: the scale that recipes are read on."""
+    lines = []
+    for pool in POOLS:
+        recipe = split(budget, budget.repeats, alpha=0, pool=pool)
+        lines.append(f"{stage1(budget, recipe, pool)} $cosine | {STAGE_3}")
+    return lines
+
+
+BUDGETS = {
+    # the paper's shares of all steps, with an eighth of its repeats: 1/1,024 of so few steps is no corpus
+    "toy": Budget(steps=512, batch=32, context=128, pool=128, tuning_repeats=8, repeats=4),
+    "135m": Budget(steps=1024, batch=1024, context=4096, pool=1024, tuning_repeats=64, repeats=32),
+}
+PLANS = {preset: [*fine_tuning(budget), *mid_training(budget), *reference(budget)]
+         for preset, budget in BUDGETS.items()}
+SETTINGS = {
+    "toy": {
+        "model": "--batch 32",
+        "cosine": "--lr 3e-3 --min-lr 0 --warmup 5",
+        "stable": "--lr 3e-3 --min-lr 0 --warmup 5 --decay 0.1",
+        "tuned": "--lr 3e-3 --min-lr 0 --warmup 5",
+        "at_end": "--batch 32 --eval-every 100k",
+        "stage3": "--lr 3e-4"},
+    "135m": {   # the paper's 150M, in GPT-2's vocabulary; its own flags but for Stage 3, which it has not
+        "model": "--layers 6 --width 512 --mlp 1792 --heads 8 --kv-heads 8 --context 4096 --batch 1024",
+        "cosine": "--lr 1e-3 --min-lr 0 --warmup 10",
+        "stable": "--lr 3e-3 --min-lr 0 --warmup 10 --decay 0.1",
+        "tuned": "--lr 3e-4 --min-lr 0 --warmup 10",
+        "at_end": "--batch 1024 --eval-every 100k",
+        "stage3": "--batch 128 --lr 5e-5"},
+}

@@ -1,0 +1,175 @@
+"""Kotha & Liang: equal steps and target tokens in every recipe; the efficiency they published; what is judged."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.points import having
+from experiments.replay.efficiency import Setting, best, line_up
+from experiments.replay.laws import LAWS, leave_one_out, multiplier
+from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, MID_STRETCHES, PLANS, SETTINGS, STRETCHES, Budget,
+                                     fine_tuning, mid_training, reference, split)
+from experiments.sweep import number, plan
+from run.files import UserError
+from tests.finished_runs import draw, lineage_of, measured, write_record
+
+PUBLISHED = Path(__file__).parent.parent / "experiments/replay/published/losses.csv"
+
+
+def chains(lines, preset="toy", seeds=1):
+    """The last runs of the chains."""
+    runs = plan(lines, preset, SETTINGS[preset], CORPORA[preset], seeds, Path("runs"))
+    return [run for run in runs if run.stage == "finetune"]
+
+
+def tokens_of(run):
+    """Generic and target tokens of each stage before Stage 3, as the scripts would count them."""
+    told = []
+    for one in run.ancestors()[::-1]:
+        value = {flag: word for flag, word in one.settings}
+        if one.stage == "pretrain":
+            target = round(number(value["--lam"]) * number(value["--post-tokens"]))
+            told.append((number(value["--tokens"]), target))
+        else:
+            target, replay = number(value["--max-tokens"]), number(value["--replay"])
+            told.append((target * replay / (1 - replay), target))
+    return np.array(told)
+
+
+# ---- the schedule
+
+def test_the_split_by_hand():
+    budget = Budget(steps=64, batch=8, context=16, pool=32, tuning_repeats=4, repeats=2)
+    # 128 of 512 sequences are the target's; half in Stage 2, where they are a quarter
+    assert split(budget, 4, stretch=4, alpha=0.5) == (192, 64, 192, 64)
+    assert split(budget, 4, alpha=0, pool=2) == (256, 256, 0, 0)
+    with pytest.raises(ValueError, match="64 steps are too few"):
+        split(budget, 4, stretch=8)
+
+
+@pytest.mark.parametrize("preset", BUDGETS)
+@pytest.mark.parametrize("lines_of, repeats", [(fine_tuning, "tuning_repeats"), (mid_training, "repeats")])
+def test_all_recipes_have_the_same_steps_and_target_tokens(preset, lines_of, repeats):
+    budget = BUDGETS[preset]
+    step = budget.batch * budget.context
+    for run in chains(lines_of(budget), preset):
+        tokens = tokens_of(run)
+        assert tokens.sum() == pytest.approx(budget.steps * step, abs=step)
+        assert tokens[:, 1].sum() == pytest.approx(getattr(budget, repeats) * budget.pool * budget.context, abs=step)
+
+
+def test_reference_runs_read_larger_pools_as_often():
+    budget = BUDGETS["toy"]
+    targets = [tokens_of(run)[0] for run in chains(reference(budget))]
+    assert [target for _, target in targets] == [65_536, 131_072, 262_144, 524_288, 1_048_576]
+    assert all(generic + target == 512 * 4096 for generic, target in targets)
+
+
+def test_stage_1_leaves_just_the_steps_that_stage_2_takes():
+    for run in chains(mid_training(BUDGETS["toy"]))[:-1]:                    # the last, tied, has one stage
+        stage1, stage2 = run.ancestors()[::-1]
+        assert number(dict(stage1.settings)["--leave"]) * 4096 == pytest.approx(tokens_of(run)[1].sum(), abs=1)
+        assert ("--go-on", None) in stage2.settings
+
+
+# ---- efficiency
+
+@pytest.mark.parametrize("dataset, law, better, worse, times, range_without_one", [
+    ("flan", "power", "ft_best_replay", "ft_no_replay", 1.87, (1.647, 2.334)),
+    ("flan", "power", "mid_best_replay", "mid_no_replay", 2.06, (1.877, 2.342)),
+    ("flan", "power", "mid_best_schedule", "mid_no_replay", 4.80, (3.959, 5.644)),
+    ("flan", "log", "ft_best_replay", "ft_no_replay", 4.24, (3.231, 6.696)),
+    ("finemath", "power", "ft_best_replay", "ft_no_replay", 1.49, (1.445, 1.533)),
+    ("finemath", "power", "mid_best_replay", "mid_no_replay", 1.86, (1.769, 1.937)),
+    ("finemath", "power", "mid_best_schedule", "mid_no_replay", 2.49, (2.325, 2.660)),
+    ("starcoder", "power", "ft_best_replay", "ft_no_replay", 1.09, (1.073, 1.097)),
+    ("starcoder", "power", "mid_best_replay", "mid_no_replay", 1.53, (1.440, 1.615)),
+])
+def test_the_published_efficiencies(dataset, law, better, worse, times, range_without_one):
+    with open(PUBLISHED, newline="") as lines:
+        rows = having(list(csv.DictReader(lines)), dataset=dataset)
+    references = [(row["target_fraction_x1024"], row["target_val_loss"]) for row in having(rows, kind="reference")]
+    x, losses = np.array(references, dtype=float).T
+    loss = {row["recipe"]: float(row["target_val_loss"]) for row in rows}
+    assert multiplier(x, losses, law, loss[better], loss[worse]) == pytest.approx(times, abs=0.006)
+    assert leave_one_out(x, losses, law, loss[better], loss[worse]) == pytest.approx(range_without_one, abs=2e-3)
+
+
+def test_laws_find_what_they_are():
+    x = np.array([1.0, 2, 4, 8, 16])
+    power = LAWS["power"](x, 3 + 0.5 * x ** -0.7)
+    assert power == pytest.approx((0.5, 0.7, 3), rel=1e-4) and power.pool(3.25) == pytest.approx(2 ** (1 / 0.7))
+    assert power.pool(3.0) == power.pool(2.9) == np.inf
+    assert LAWS["log"](x, 3 - 0.2 * np.log(x)) == pytest.approx((-0.2, 3))
+
+
+# ---- what is told
+
+def loss_of(recipe, alpha, rho, pool, seed):
+    """Replay gains 0.6ρ in fine-tuning, 0.3ρα in mid-training; a reference of x pools has 2 − 0.3 ln x."""
+    before = {"fine-tuning": 2.6 - 0.6 * rho, "mid-training": 2.3 + 0.1 * alpha - 0.3 * rho * alpha,
+              "tied": 2.5, "reference": 2 - 0.3 * np.log(pool)}
+    return before[recipe] + 0.001 * seed
+
+
+@pytest.fixture
+def recipes(stage):
+    """All runs of two seeds, as if they had been run."""
+    for run in chains(PLANS["toy"], seeds=2):
+        tokens = tokens_of(run)
+        lineage = lineage_of(run)
+        for entry, (generic, target) in zip(lineage, tokens):
+            entry["tokens"] = {"pre": generic, "post": target}
+        first = lineage[0]["args"]
+        pool, alpha, rho = first["post_tokens"] / 16_384, 0, 0
+        recipe = "tied" if first["decay"] else "reference"
+        if len(lineage) == 3:
+            recipe = "mid-training" if lineage[1]["args"]["go_on"] else "fine-tuning"
+            alpha, rho = tokens[1, 1] / tokens[:, 1].sum(), lineage[1]["args"]["replay"]
+        loss = loss_of(recipe, alpha, rho, pool, run.seed)
+        lineage[0]["losses"] = measured({"L_post": loss})
+        lineage[-1]["losses"] = measured({"L_im": loss, "L_ret": loss + 1 - 0.1 * rho, "L_ft": 1.0, "L_pre": 1.0})
+        write_record(run.out, "finetune", lineage)
+
+
+def test_efficiency_is_judged_over_seeds_and_read_off_the_references(stage, recipes):
+    out = draw(stage, "replay-efficiency")
+    told = {line.split("  ")[0]: line for line in out.splitlines()}
+    # 0.6 · 0.75 nats, and e to 0.45/0.3
+    tuning = told["replay lowers the target loss, fine-tuning"]
+    assert "loss lower by: 0.450 [0.450, 0.450]" in tuning and "×4.48 [4.48, 4.48] by the log law" in tuning
+    assert "0.263 [0.263, 0.263]" in told["replay lowers the target loss, mid-training"]       # 0.3 · 0.875
+    # the best of α = 1 has 0.1 − 0.3 · 0.875 beside what both have, of 0.5 half of that
+    early = told["early exposure lowers the target loss"]
+    assert "-0.081 [-0.081, -0.081]" in early and early.endswith("not seen (2 seeds)")
+    assert "0.200 [0.200, 0.200]" in told["mid-training beats fine-tuning, without replay"]
+    assert "0.230 [0.230, 0.230]" in told["replay gains less where Stage 1 has the target"]    # 0.3 · 0.875 · 7/8
+    text = Path("figures/replay-efficiency.md").read_text()
+    assert "| tied mixture | 2.502 ± 0.001 |" in text and "reference, pool ×16 |" in text
+
+
+def test_shares_of_replay_are_a_curve_a_recipe(stage, recipes):
+    out = draw(stage, "replay-shares")
+    survives = [line for line in out.splitlines() if line.startswith("replay's gain survives Stage 3")]
+    assert len(survives) == 1 + len(ALPHAS)
+    assert "fine-tuning  L_ret at ρ = 0 − at the ρ best for L_im: 0.525 [0.525, 0.525]" in survives[0]
+    rows = Path("figures/replay-shares.md").read_text().split("| where | ρ |")[1].splitlines()
+    settings = [row for row in rows if "→" in row]
+    assert len(settings) == len(STRETCHES) + len(ALPHAS) * len(MID_STRETCHES)
+
+
+def test_a_seed_that_lacks_a_recipe_is_left_out():
+    points = [{"recipe": recipe, "alpha": 1.0, "rho": 0.0, "pool": 1, "seed": seed, "L_im": 1.0}
+              for recipe in ("fine-tuning", "mid-training", "tied", "reference") for seed in "12"]
+    assert all(len(losses) == 2 for losses in line_up(points, "L_im").values())
+    assert all(len(losses) == 1 for losses in line_up(points[1:], "L_im").values())
+    with pytest.raises(UserError, match="no seed has all recipes and the reference runs"):
+        line_up(points[:6], "L_im")
+
+
+def test_the_best_setting_is_chosen_by_the_other_seeds():
+    settings = [Setting("fine-tuning", 1.0, rho, 1.0) for rho in (0.0, 0.5)]
+    losses = {settings[0]: np.array([1.0, 1.2]), settings[1]: np.array([1.5, 1.0])}
+    assert best(losses, settings).tolist() == [1.5, 1.2]
