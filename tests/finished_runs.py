@@ -59,7 +59,8 @@ def lineage_of(run: Planned, losses={}) -> list[dict]:
     """What a planned run and those before it would say of themselves: their settings over toy defaults."""
     lineage = []
     for one in [run, *run.ancestors()][::-1]:
-        args = {"lam": 0.0, "mix": None, "lora": False, "compute_matched": False, "go_on": False, "decay": None}
+        args = {"lam": 0.0, "mix": None, "decay": None,
+                "lora": False, "compute_matched": False, "go_on": False}
         for name, row in STAGES[one.stage].DEFAULTS.items():
             args[name.replace("-", "_")] = typed(row[0])
         for flag, word in one.settings:

@@ -29,7 +29,8 @@ def test_forgetting_is_drawn_from_where_stage_3_began(stage, drawn):
     lines = [(list(args[0]), args[1]) for _, args, _ in drawn]
     assert [steps for steps, _ in lines] == [[0, 10, 20]] * 2
     assert [losses for _, losses in lines] == [pytest.approx([1, 1.4, 2.15]), pytest.approx([1, 1.4, 1.65])]
-    assert "| web → music → chem | 1 | 1.000 ± 0.000 | 1.650 ± 0.071 |" in Path("figures/forgetting.md").read_text()
+    text = Path("figures/forgetting.md").read_text()
+    assert "| web → music → chem | 1 | 1.000 ± 0.000 | 1.650 ± 0.071 |" in text
 
 
 def test_only_steps_that_every_seed_has_are_averaged(stage, drawn):

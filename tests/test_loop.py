@@ -32,11 +32,11 @@ def test_learning_rate_by_hand():
     assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])       # 4 steps from 1 to 0.2
 
 
-MID_TRAINING = "--max-tokens 2048 --replay 0.5 --batch 8 --eval-every 5 --save-every 5"               # 16 steps
+MID_TRAINING = "--max-tokens 2048 --replay 0.5 --batch 8 --eval-every 5 --save-every 5"         # 16 steps
 
 
 def test_mid_training_goes_on_with_schedule_and_optimizer(stage, monkeypatch):
-    stage("pretrain", "--decay 0.4 --leave 16")                                                  # 32 steps of 48
+    stage("pretrain", "--decay 0.4 --leave 16")                                      # 32 steps of 48
     taken = []
     update = Run.update
 
@@ -71,7 +71,8 @@ def test_mid_training_continues_bit_for_bit(stage, monkeypatch):
 def test_mid_training_refuses_what_is_not_one_schedule(stage, left, flags, says):
     stage("pretrain", left)
     run = stage("posttrain", f"--go-on {flags}", MID_TRAINING)
-    assert run.status == 2 and says in run.err and run.err.count("\n") == 1 and not Path("out/posttrain").exists()
+    assert run.status == 2 and says in run.err and run.err.count("\n") == 1
+    assert not Path("out/posttrain").exists()
 
 
 def test_what_a_stage_left_is_that_run_and_there(stage):

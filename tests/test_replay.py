@@ -1,4 +1,4 @@
-"""Kotha & Liang: equal steps and target tokens in every recipe; the efficiency they published; what is judged."""
+"""Kotha & Liang: equal steps and target tokens in every recipe; the efficiency they published; verdicts."""
 
 import csv
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.points import having
+from experiments.points import columns, having
 from experiments.replay.efficiency import Setting, best, line_up
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
-from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, MID_STRETCHES, PLANS, SETTINGS, STRETCHES, Budget,
-                                     fine_tuning, mid_training, reference, split)
+from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, MID_STRETCHES, PLANS, SETTINGS, STRETCHES,
+                                     Budget, fine_tuning, mid_training, reference, split)
 from experiments.sweep import number, plan
 from run.files import UserError
 from tests.finished_runs import draw, lineage_of, measured, write_record
@@ -54,10 +54,11 @@ def test_the_split_by_hand():
 def test_all_recipes_have_the_same_steps_and_target_tokens(preset, lines_of, repeats):
     budget = BUDGETS[preset]
     step = budget.batch * budget.context
+    target = getattr(budget, repeats) * budget.pool * budget.context
     for run in chains(lines_of(budget), preset):
         tokens = tokens_of(run)
         assert tokens.sum() == pytest.approx(budget.steps * step, abs=step)
-        assert tokens[:, 1].sum() == pytest.approx(getattr(budget, repeats) * budget.pool * budget.context, abs=step)
+        assert tokens[:, 1].sum() == pytest.approx(target, abs=step)
 
 
 def test_reference_runs_read_larger_pools_as_often():
@@ -70,13 +71,14 @@ def test_reference_runs_read_larger_pools_as_often():
 def test_stage_1_leaves_just_the_steps_that_stage_2_takes():
     for run in chains(mid_training(BUDGETS["toy"]))[:-1]:                    # the last, tied, has one stage
         stage1, stage2 = run.ancestors()[::-1]
-        assert number(dict(stage1.settings)["--leave"]) * 4096 == pytest.approx(tokens_of(run)[1].sum(), abs=1)
+        left = number(dict(stage1.settings)["--leave"])
+        assert left * 4096 == pytest.approx(tokens_of(run)[1].sum(), abs=1)
         assert ("--go-on", None) in stage2.settings
 
 
 # ---- efficiency
 
-@pytest.mark.parametrize("dataset, law, better, worse, times, range_without_one", [
+@pytest.mark.parametrize("dataset, law, better, worse, times, without_one", [
     ("flan", "power", "ft_best_replay", "ft_no_replay", 1.87, (1.647, 2.334)),
     ("flan", "power", "mid_best_replay", "mid_no_replay", 2.06, (1.877, 2.342)),
     ("flan", "power", "mid_best_schedule", "mid_no_replay", 4.80, (3.959, 5.644)),
@@ -87,20 +89,21 @@ def test_stage_1_leaves_just_the_steps_that_stage_2_takes():
     ("starcoder", "power", "ft_best_replay", "ft_no_replay", 1.09, (1.073, 1.097)),
     ("starcoder", "power", "mid_best_replay", "mid_no_replay", 1.53, (1.440, 1.615)),
 ])
-def test_the_published_efficiencies(dataset, law, better, worse, times, range_without_one):
+def test_the_published_efficiencies(dataset, law, better, worse, times, without_one):
     with open(PUBLISHED, newline="") as lines:
         rows = having(list(csv.DictReader(lines)), dataset=dataset)
-    references = [(row["target_fraction_x1024"], row["target_val_loss"]) for row in having(rows, kind="reference")]
-    x, losses = np.array(references, dtype=float).T
+    x, losses = columns(having(rows, kind="reference"), ["target_fraction_x1024", "target_val_loss"]).T
     loss = {row["recipe"]: float(row["target_val_loss"]) for row in rows}
     assert multiplier(x, losses, law, loss[better], loss[worse]) == pytest.approx(times, abs=0.006)
-    assert leave_one_out(x, losses, law, loss[better], loss[worse]) == pytest.approx(range_without_one, abs=2e-3)
+    least_and_most = leave_one_out(x, losses, law, loss[better], loss[worse])
+    assert least_and_most == pytest.approx(without_one, abs=2e-3)
 
 
 def test_laws_find_what_they_are():
     x = np.array([1.0, 2, 4, 8, 16])
     power = LAWS["power"](x, 3 + 0.5 * x ** -0.7)
-    assert power == pytest.approx((0.5, 0.7, 3), rel=1e-4) and power.pool(3.25) == pytest.approx(2 ** (1 / 0.7))
+    assert power == pytest.approx((0.5, 0.7, 3), rel=1e-4)
+    assert power.pool(3.25) == pytest.approx(2 ** (1 / 0.7))
     assert power.pool(3.0) == power.pool(2.9) == np.inf
     assert LAWS["log"](x, 3 - 0.2 * np.log(x)) == pytest.approx((-0.2, 3))
 
@@ -130,7 +133,8 @@ def recipes(stage):
             alpha, rho = tokens[1, 1] / tokens[:, 1].sum(), lineage[1]["args"]["replay"]
         loss = loss_of(recipe, alpha, rho, pool, run.seed)
         lineage[0]["losses"] = measured({"L_post": loss})
-        lineage[-1]["losses"] = measured({"L_im": loss, "L_ret": loss + 1 - 0.1 * rho, "L_ft": 1.0, "L_pre": 1.0})
+        losses = {"L_im": loss, "L_ret": loss + 1 - 0.1 * rho, "L_ft": 1.0, "L_pre": 1.0}
+        lineage[-1]["losses"] = measured(losses)
         write_record(run.out, "finetune", lineage)
 
 
@@ -145,7 +149,8 @@ def test_efficiency_is_judged_over_seeds_and_read_off_the_references(stage, reci
     early = told["early exposure lowers the target loss"]
     assert "-0.081 [-0.081, -0.081]" in early and early.endswith("not seen (2 seeds)")
     assert "0.200 [0.200, 0.200]" in told["mid-training beats fine-tuning, without replay"]
-    assert "0.230 [0.230, 0.230]" in told["replay gains less where Stage 1 has the target"]    # 0.3 · 0.875 · 7/8
+    less = told["replay gains less where Stage 1 has the target"]
+    assert "0.230 [0.230, 0.230]" in less                                                # 0.3 · 0.875 · 7/8
     text = Path("figures/replay-efficiency.md").read_text()
     assert "| tied mixture | 2.502 ± 0.001 |" in text and "reference, pool ×16 |" in text
 
