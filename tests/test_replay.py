@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.points import columns, having
-from experiments.replay.efficiency import Setting, best, line_up
+from experiments.replay.efficiency import RECIPES, Setting, best, line_up
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
-from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, MID_STRETCHES, PLANS, SETTINGS, STRETCHES,
-                                     Budget, fine_tuning, mid_training, reference, split)
+from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, MID_STRETCHES, PLANS, PREDICTION, SETTINGS,
+                                     STRETCHES, Budget, fine_tuning, mid_training, reference, split)
 from experiments.sweep import number, plan
 from run.files import UserError
 from tests.finished_runs import draw, lineage_of, measured, write_record
@@ -141,9 +141,9 @@ def recipes(stage):
 def test_efficiency_is_judged_over_seeds_and_read_off_the_references(stage, recipes):
     out = draw(stage, "replay-efficiency")
     told = {line.split("  ")[0]: line for line in out.splitlines()}
-    # 0.6 · 0.75 nats, and e to 0.45/0.3
+    # 0.6 · 0.875 nats, and e to 0.525/0.3
     tuning = told["replay lowers the target loss, fine-tuning"]
-    assert "loss lower by: 0.450 [0.450, 0.450]" in tuning and "×4.48 [4.48, 4.48] by the log law" in tuning
+    assert "loss lower by: 0.525 [0.525, 0.525]" in tuning and "×5.75 [5.75, 5.75] by the log law" in tuning
     assert "0.263 [0.263, 0.263]" in told["replay lowers the target loss, mid-training"]       # 0.3 · 0.875
     # the best of α = 1 has 0.1 − 0.3 · 0.875 beside what both have, of 0.5 half of that
     early = told["early exposure lowers the target loss"]
@@ -159,7 +159,7 @@ def test_shares_of_replay_are_a_curve_a_recipe(stage, recipes):
     out = draw(stage, "replay-shares")
     survives = [line for line in out.splitlines() if line.startswith("replay's gain survives Stage 3")]
     assert len(survives) == 1 + len(ALPHAS)
-    assert "fine-tuning  L_ret at ρ = 0 − at the ρ best for L_im: 0.525 [0.525, 0.525]" in survives[0]
+    assert "fine-tuning  L_ret at ρ = 0 − at the ρ best for L_im: 0.612" in survives[0]
     rows = Path("figures/replay-shares.md").read_text().split("| where | ρ |")[1].splitlines()
     settings = [row for row in rows if "→" in row]
     assert len(settings) == len(STRETCHES) + len(ALPHAS) * len(MID_STRETCHES)
@@ -168,13 +168,34 @@ def test_shares_of_replay_are_a_curve_a_recipe(stage, recipes):
 def test_a_seed_that_lacks_a_recipe_is_left_out():
     points = [{"recipe": recipe, "alpha": 1.0, "rho": 0.0, "pool": 1, "seed": seed, "L_im": 1.0}
               for recipe in ("fine-tuning", "mid-training", "tied", "reference") for seed in "12"]
-    assert all(len(losses) == 2 for losses in line_up(points, "L_im").values())
-    assert all(len(losses) == 1 for losses in line_up(points[1:], "L_im").values())
-    with pytest.raises(UserError, match="no seed has all recipes and the reference runs"):
-        line_up(points[:6], "L_im")
+    assert all(len(losses) == 2 for losses in line_up(points, "L_im", RECIPES).values())
+    assert all(len(losses) == 1 for losses in line_up(points[1:], "L_im", RECIPES).values())
+    with pytest.raises(UserError, match="no seed has all runs of reference, finish its sweep first"):
+        line_up(points[:6], "L_im", RECIPES)
 
 
 def test_the_best_setting_is_chosen_by_the_other_seeds():
     settings = [Setting("fine-tuning", 1.0, rho, 1.0) for rho in (0.0, 0.5)]
     losses = {settings[0]: np.array([1.0, 1.2]), settings[1]: np.array([1.5, 1.0])}
     assert best(losses, settings).tolist() == [1.5, 1.2]
+
+
+def test_the_prediction_holds_where_the_linear_model_made_the_losses(stage):
+    """Risk (1 − ρ)²v + ρ²b, v = 0.5/n and b = 0.5, so that n₀ is 1, on references 2 − ln x: M = e^(gain)."""
+    for run in chains(PREDICTION["toy"], seeds=2):
+        lineage = lineage_of(run)
+        for entry, (generic, target) in zip(lineage, tokens_of(run)):
+            entry["tokens"] = {"pre": generic, "post": target}
+        pool = lineage[0]["args"]["post_tokens"] / 16_384
+        loss = 2 - np.log(pool) + 0.001 * run.seed
+        if len(lineage) == 3:
+            rho, v, b = lineage[1]["args"]["replay"], 0.5 / pool, 0.5
+            loss = 2.5 + (1 - rho) ** 2 * v + rho ** 2 * b
+        lineage[0]["losses"] = measured({"L_post": loss})
+        lineage[-1]["losses"] = measured({"L_im": loss})
+        write_record(run.out, "finetune", lineage)
+    draw(stage, "replay-prediction")
+    rows = Path("figures/replay-prediction.md").read_text().split("| where | pool |")[1].splitlines()[2:5]
+    told = [[cell.split(" ")[0] for cell in row.split(" | ")[1:4]] for row in rows]
+    # ρ* = 1/(1 + n); the gain is v − vb/(v + b) = v²/(v + b)
+    assert told == [["×0.25", "0.80", "4.95"], ["×0.5", "0.67", "1.95"], ["×1", "0.50", "1.28"]]

@@ -7,7 +7,8 @@ from experiments.curves import Curves, Judged
 from experiments.drawing import Figure
 from experiments.points import seed_of, stem
 from experiments.replay.efficiency import Efficiency
-from experiments.replay.plan import PLANS
+from experiments.replay.plan import PLANS, PREDICTION
+from experiments.replay.prediction import Prediction
 from experiments.statistics import best_of_others, estimate
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "finetune"))
@@ -47,6 +48,8 @@ SHARES = Curves(dial="rho", symbol="ρ", series="series", name_series=str, panel
                 belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"),
                 published=lambda preset, series, loss: None)
 FIGURES = {
+    "replay-prediction": Figure("Is the best share of replay what a linear model says?", PREDICTION,
+                                Prediction(("L_im",)), CHAINS, describe),
     "replay-shares": Figure("Replay in Stage 2, at equal compute and target data", PLANS, SHARES, CHAINS,
                             describe),
     "replay-efficiency": Figure("How much more target data a recipe is worth", PLANS, Efficiency(LOSSES),

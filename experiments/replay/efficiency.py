@@ -12,6 +12,7 @@ from experiments.replay.laws import LAWS, leave_one_out, multiplier
 from experiments.statistics import Estimate, best_of_others, estimate, verdict
 from run.files import UserError
 
+RECIPES = {"fine-tuning", "mid-training", "tied", "reference"}
 Losses = dict["Setting", ndarray]                # of every setting, over seeds (seeds,)
 
 
@@ -58,7 +59,7 @@ class Efficiency(NamedTuple):
         """Judge every claim in every pipeline: rows of `drawing.VERDICTS`. Raises UserError as `line_up`."""
         rows = []
         for pipeline in distinct(points, "pipeline"):
-            losses = line_up(having(points, pipeline=pipeline), self.losses[0])
+            losses = line_up(having(points, pipeline=pipeline), self.losses[0], RECIPES)
             for claim in claims(losses):
                 gain = estimate(best(losses, claim.worse) - best(losses, claim.better))
                 measured = f"loss lower by: {gain:.3f}, {shown_multiplier(losses, claim)}"
@@ -75,7 +76,7 @@ class Efficiency(NamedTuple):
                  "within the references"]]
         for pipeline in distinct(points, "pipeline"):
             there = having(points, pipeline=pipeline)
-            by_loss = [line_up(there, loss) for loss in self.losses]
+            by_loss = [line_up(there, loss, RECIPES) for loss in self.losses]
             x, references = reference_of(by_loss[0])
             fits = [fit(x, references.mean(axis=0)) for fit in LAWS.values()]
             for setting, target in by_loss[0].items():
@@ -88,7 +89,7 @@ class Efficiency(NamedTuple):
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw the references and their laws, and a level for each recipe that is compared."""
         for pipeline, axis in zip(distinct(points, "pipeline"), axes.flat):
-            losses = line_up(having(points, pipeline=pipeline), self.losses[0])
+            losses = line_up(having(points, pipeline=pipeline), self.losses[0], RECIPES)
             x, references = reference_of(losses)
             axis.plot(x, references.T, ".", color="grey", markersize=4)
             axis.plot(x, references.mean(axis=0), "o", color="black", markersize=5)
@@ -111,19 +112,23 @@ class Efficiency(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------
 # Settings
 
-def line_up(points: list[Point], loss: str) -> Losses:
-    """Collect a loss by setting, over the seeds that have them all; raises UserError if none has."""
-    # Pools are counted in that of the recipes, the smallest.
-    unit = min(distinct(points, "pool"))
+def line_up(points: list[Point], loss: str, recipes: set[str]) -> Losses:
+    """Collect a loss by setting, over the seeds that have all settings that any seed has.
+
+    Raises UserError if no seed has, or one of the recipes is not there.
+    """
+    # Pools are counted in that of the smallest reference run.
+    unit = min(distinct(having(points, recipe="reference"), "pool"), default=1)
     by_seed = {}
     for point in points:
         setting = Setting(point["recipe"], round(point["alpha"], 3), point["rho"], point["pool"] / unit)
         by_seed.setdefault(point["seed"], {})[setting] = point[loss]
     settings = sorted(set().union(*by_seed.values()))
     whole = [of_seed for of_seed in by_seed.values() if len(of_seed) == len(settings)]
-    recipes = {setting.recipe for setting in settings}
-    if not whole or recipes != {"fine-tuning", "mid-training", "tied", "reference"}:
-        raise UserError("no seed has all recipes and the reference runs, finish its sweep first")
+    lacking = recipes - {setting.recipe for setting in settings}
+    if not whole or lacking:
+        raise UserError(f"no seed has all runs of {' and '.join(sorted(lacking or recipes))}, "
+                        "finish its sweep first")
     return {setting: np.array([of_seed[setting] for of_seed in whole]) for setting in settings}
 
 

@@ -6,13 +6,14 @@ shorter, and adds no compute.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 CORPORA = {     # generic, target, and what is fine-tuned on later
     "toy": {"pre": "web", "post": "music", "ft": "chem"},
     "135m": {"pre": "c4", "post": "flan", "ft": "chempile"},
 }
-STRETCHES = (1, 1.125, 1.25, 1.5, 2, 3, 4)                   # 1/(1 − ρ) of fine-tuning
+STRETCHES = (1, 1.125, 1.25, 1.5, 2, 3, 4, 8)                # 1/(1 − ρ) of fine-tuning; the paper ends at 4
 MID_STRETCHES = (1, 2, 4, 8)                                 # and of mid-training
 ALPHAS = (1, 0.5, 0.25, 0.125)
 POOLS = (1, 2, 4, 8, 16)                                     # of the reference runs, times the recipes' pool
@@ -37,13 +38,13 @@ class Recipe(NamedTuple):
     target2: int
 
 
-def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, pool: int = 1) -> Recipe:
+def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, pool: float = 1) -> Recipe:
     """Share out a budget's steps: R repeats of `pool` pools, ρ = 1 − 1/stretch, α of the target in Stage 2.
 
     Stage 2 is of whole steps, and nothing is rounded but α's share to whole sequences. Raises ValueError if
     Stage 2 would be longer than all.
     """
-    target = repeats * pool * budget.pool
+    target = round(repeats * pool * budget.pool)
     target2 = round(alpha * target)
     stage2 = round(target2 * stretch / budget.batch) * budget.batch
     stage1 = budget.steps * budget.batch - stage2
@@ -53,9 +54,9 @@ def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, po
     return recipe
 
 
-def stage1(budget: Budget, recipe: Recipe, pool: int = 1) -> str:
+def stage1(budget: Budget, recipe: Recipe, pool: float = 1) -> str:
     """Write Stage 1's tokens as pretrain.py's flags; λ is the passes over the pool."""
-    context, size = budget.context, pool * budget.pool
+    context, size = budget.context, round(pool * budget.pool)
     return (f"pretrain --pre $pre --post $post $model --tokens {recipe.generic1 * context} "
             f"--post-tokens {size * context} --lam {recipe.target1 / size:g}")
 
@@ -66,12 +67,12 @@ def stage2(budget: Budget, recipe: Recipe) -> str:
     return f"posttrain --max-tokens {recipe.target2 * budget.context} --replay {replay:.6g} $at_end"
 
 
-def fine_tuning(budget: Budget) -> list[str]:
+def fine_tuning(budget: Budget, stretches: Sequence[float] = STRETCHES, pool: float = 1) -> list[str]:
     """Plan two schedules, one a stage, the optimizer new: a chain a share of replay."""
     lines = []
-    for stretch in STRETCHES:
-        recipe = split(budget, budget.tuning_repeats, stretch)
-        lines.append(f"{stage1(budget, recipe)} $cosine | {stage2(budget, recipe)} $tuned | {STAGE_3}")
+    for stretch in stretches:
+        recipe = split(budget, budget.tuning_repeats, stretch, pool=pool)
+        lines.append(f"{stage1(budget, recipe, pool)} $cosine | {stage2(budget, recipe)} $tuned | {STAGE_3}")
     return lines
 
 
@@ -106,6 +107,9 @@ BUDGETS = {
 }
 PLANS = {preset: [*fine_tuning(budget), *mid_training(budget), *reference(budget)]
          for preset, budget in BUDGETS.items()}
+PREDICTION = {preset: [*fine_tuning(budget, MID_STRETCHES, 0.25), *fine_tuning(budget, MID_STRETCHES, 0.5),
+                       *fine_tuning(budget, MID_STRETCHES), *reference(budget)]
+              for preset, budget in BUDGETS.items()}
 SETTINGS = {
     "toy": {
         "model": "--batch 32",

@@ -1,0 +1,118 @@
+"""The figure of a linear model's prediction: how the best share of replay and its worth depend on the pool.
+
+With n target samples in d dimensions, noise σ² and a distance b = |θ_target − θ_generic|², a stage 2 that
+replays a share ρ has the risk (1 − ρ)²v + ρ²b, v = σ²d/n: replay is ridge regression towards the generic
+model. So ρ* = v/(v + b) = n₀/(n + n₀) with n₀ = σ²d/b, and replay is worth n₀ samples whatever n is: the
+multiplier is M = 1 + n₀/n = 1/(1 − ρ*).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from experiments.points import Point, distinct, having
+from experiments.replay.efficiency import line_up, of, reference_of
+from experiments.replay.laws import fit_log
+from experiments.statistics import estimate, verdict
+
+TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1
+
+
+class Optimum(NamedTuple):
+    """The best share of replay at each pool, and its multiplier."""
+    pools: ndarray                           # (k,) in those of the recipes
+    rho: ndarray                             # ρ* (seeds, k)
+    multiplier: ndarray                      # M (seeds, k)
+
+
+class Prediction(NamedTuple):
+    """A figure of ρ* and of M(1 − ρ*) against the pool, a row of two panels a pipeline."""
+    losses: Sequence[str]                    # the target's
+
+    def select(self, points: list[Point]) -> list[Point]:
+        """Keep fine-tuning and the reference runs."""
+        return [point for point in points if point["recipe"] in ("fine-tuning", "reference")]
+
+    def required(self) -> str:
+        """Say what a pipeline must have: `line_up` does."""
+        return ""
+
+    def shape(self, points: list[Point]) -> tuple[int, int]:
+        """Count the rows and columns of panels."""
+        return len(distinct(points, "pipeline")), 2
+
+    def verdicts(self, points: list[Point]) -> list[list[str]]:
+        """Judge both predictions in every pipeline: rows of `drawing.VERDICTS`. Raises as `line_up`."""
+        rows = []
+        for pipeline in distinct(points, "pipeline"):
+            found = optimum(having(points, pipeline=pipeline), self.losses[0])
+            product = (found.multiplier * (1 - found.rho)).mean(axis=1)
+            near = estimate(TOLERANCE - np.abs(product - 1))
+            falls = estimate(found.multiplier[:, 0] - found.multiplier[:, -1])
+            rows += [["replay is worth 1/(1 − ρ*) times the pool", pipeline,
+                      f"{TOLERANCE} − |M(1 − ρ*) − 1|: {near:.3f}", near.shown_p(), verdict(near)],
+                     ["it is worth less, the larger the pool", pipeline,
+                      f"M at the smallest pool − at the largest: {falls:.3f}", falls.shown_p(),
+                      verdict(falls)]]
+        return rows
+
+    def table(self, points: list[Point]) -> list[list[str]]:
+        """Tabulate ρ*, M and what they predict of each other, under a header."""
+        rows = [["where", "pool", "ρ*", "M", "M(1 − ρ*)", "n₀ by ρ*", "n₀ by M"]]
+        for pipeline in distinct(points, "pipeline"):
+            found = optimum(having(points, pipeline=pipeline), self.losses[0])
+            for k, pool in enumerate(found.pools):
+                rho, times = found.rho[:, k], found.multiplier[:, k]
+                cells = [rho, times, times * (1 - rho), pool * rho / (1 - rho), pool * (times - 1)]
+                rows.append([pipeline, f"×{pool:g}", *(f"{estimate(cell):.2f}" for cell in cells)])
+        return rows
+
+    def draw(self, points: list[Point], axes: ndarray) -> None:
+        """Draw what was measured, and the prediction with n₀ at the middle pool."""
+        for pipeline, (left, right) in zip(distinct(points, "pipeline"), axes):
+            found = optimum(having(points, pipeline=pipeline), self.losses[0])
+            rho = found.rho.mean(axis=0)
+            middle = len(found.pools) // 2
+            n0 = found.pools[middle] * rho[middle] / (1 - rho[middle])
+            along = np.geomspace(found.pools[0], found.pools[-1], 50)
+
+            # On the left where the best share lies, on the right whether it tells what replay is worth.
+            left.plot(found.pools, found.rho.T, ".", color="grey")
+            left.plot(found.pools, rho, "o-", color="#e87b14", label="measured")
+            left.plot(along, n0 / (along + n0), "--", color="black", label="linear model")
+            product = found.multiplier * (1 - found.rho)
+            right.plot(found.pools, product.T, ".", color="grey")
+            right.plot(found.pools, product.mean(axis=0), "o-", color="#e87b14")
+            right.axhline(1, linestyle="--", color="black")
+            for axis, name in ((left, "best share of replay ρ*"), (right, "M(1 − ρ*)")):
+                axis.set(title=pipeline, xscale="log", xlabel="target data, in pools", ylabel=name)
+                axis.set_xticks(found.pools, [f"{pool:g}" for pool in found.pools])
+                axis.set_xticks([], minor=True)
+
+
+def optimum(points: list[Point], loss: str) -> Optimum:
+    """Find ρ* and M at each pool, seed by seed: the vertex of a parabola in ρ, read off the log law."""
+    losses = line_up(points, loss, {"fine-tuning", "reference"})
+    x, references = reference_of(losses)
+    pools = sorted({setting.pool for setting in of(losses, "fine-tuning")})
+    rhos, multipliers = [], []
+    for seed, reference in enumerate(references):
+        law = fit_log(x, reference)
+        found = []
+        for pool in pools:
+            settings = [setting for setting in of(losses, "fine-tuning") if setting.pool == pool]
+            rho = np.array([setting.rho for setting in settings])
+            found.append(vertex(rho, np.array([losses[setting][seed] for setting in settings])))
+        rhos.append([rho for rho, _, _ in found])
+        multipliers.append([law.pool(least) / law.pool(first) for _, least, first in found])
+    return Optimum(np.array(pools), np.array(rhos), np.array(multipliers))
+
+
+def vertex(rho: ndarray, losses: ndarray) -> tuple[float, float, float]:
+    """Fit a parabola: where in the range of ρ it is least, its value there, and its value at ρ = 0."""
+    curve = np.polynomial.Polynomial.fit(rho, losses, 2)
+    along = np.linspace(0, rho.max(), 1001)
+    best = along[curve(along).argmin()]
+    return best, curve(best), curve(0.0)
