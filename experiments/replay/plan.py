@@ -115,7 +115,7 @@ SETTINGS = {
         "model": "--batch 32",
         "cosine": "--lr 3e-3 --min-lr 0 --warmup 5",
         "stable": "--lr 3e-3 --min-lr 0 --warmup 5 --decay 0.1",
-        "tuned": "--lr 3e-3 --min-lr 0 --warmup 5",
+        "tuned": "--lr 5e-3 --min-lr 0 --warmup 5",
         "at_end": "--batch 32 --eval-every 100k",
         "stage3": "--lr 3e-4"},
     "135m": {   # the paper's 150M, in GPT-2's vocabulary; its own flags but for Stage 3, which it has not
