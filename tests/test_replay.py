@@ -9,8 +9,8 @@ import pytest
 from experiments.points import columns, having
 from experiments.replay.efficiency import RECIPES, Setting, best, line_up
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
-from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, MID_STRETCHES, PLANS, PREDICTION, SETTINGS,
-                                     STRETCHES, Budget, fine_tuning, mid_training, reference, split)
+from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, EFFICIENCY, MID_STRETCHES, PREDICTION,
+                                     SETTINGS, STRETCHES, Budget, fine_tuning, mid_training, reference, split)
 from experiments.sweep import number, plan
 from run.files import UserError
 from tests.finished_runs import draw, lineage_of, measured, write_record
@@ -120,7 +120,7 @@ def loss_of(recipe, alpha, rho, pool, seed):
 @pytest.fixture
 def recipes(stage):
     """All runs of two seeds, as if they had been run."""
-    for run in chains(PLANS["toy"], seeds=2):
+    for run in chains(EFFICIENCY["toy"], seeds=2):
         tokens = tokens_of(run)
         lineage = lineage_of(run)
         for entry, (generic, target) in zip(lineage, tokens):

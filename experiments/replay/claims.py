@@ -7,7 +7,7 @@ from experiments.curves import Curves, Judged
 from experiments.drawing import Figure
 from experiments.points import seed_of, stem
 from experiments.replay.efficiency import Efficiency
-from experiments.replay.plan import PLANS, PREDICTION
+from experiments.replay.plan import EFFICIENCY, PREDICTION, SHARES
 from experiments.replay.prediction import Prediction
 from experiments.statistics import best_of_others, estimate
 
@@ -43,15 +43,15 @@ def judge(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     return [("replay's gain survives Stage 3", "L_ret at ρ = 0 − at the ρ best for L_im", estimate(kept))]
 
 
-SHARES = Curves(dial="rho", symbol="ρ", series="series", name_series=str, panels=("L_im", "L_ret"),
-                losses=LOSSES, falls="L_im", judge=judge, colour="#e87b14",
-                belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"),
-                published=lambda preset, series, loss: None)
+AGAINST_RHO = Curves(dial="rho", symbol="ρ", series="series", name_series=str, panels=("L_im", "L_ret"),
+                     losses=LOSSES, falls="L_im", judge=judge, colour="#e87b14",
+                     belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"),
+                     published=lambda preset, series, loss: None)
 FIGURES = {
     "replay-prediction": Figure("Is the best share of replay what a linear model says?", PREDICTION,
                                 Prediction(("L_im",)), CHAINS, describe),
-    "replay-shares": Figure("Replay in Stage 2, at equal compute and target data", PLANS, SHARES, CHAINS,
-                            describe),
-    "replay-efficiency": Figure("How much more target data a recipe is worth", PLANS, Efficiency(LOSSES),
-                                CHAINS, describe, panel=(5.0, 4.2)),
+    "replay-shares": Figure("Replay in Stage 2, at equal compute and target data", SHARES, AGAINST_RHO,
+                            CHAINS, describe),
+    "replay-efficiency": Figure("How much more target data a recipe is worth", EFFICIENCY,
+                                Efficiency(LOSSES), CHAINS, describe, panel=(5.0, 4.2)),
 }

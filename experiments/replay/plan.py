@@ -105,8 +105,8 @@ BUDGETS = {
     "toy": Budget(steps=512, batch=32, context=128, pool=128, tuning_repeats=8, repeats=4),
     "135m": Budget(steps=1024, batch=1024, context=4096, pool=1024, tuning_repeats=64, repeats=32),
 }
-PLANS = {preset: [*fine_tuning(budget), *mid_training(budget), *reference(budget)]
-         for preset, budget in BUDGETS.items()}
+SHARES = {preset: [*fine_tuning(budget), *mid_training(budget)] for preset, budget in BUDGETS.items()}
+EFFICIENCY = {preset: [*SHARES[preset], *reference(budget)] for preset, budget in BUDGETS.items()}
 PREDICTION = {preset: [*fine_tuning(budget, MID_STRETCHES, 0.25), *fine_tuning(budget, MID_STRETCHES, 0.5),
                        *fine_tuning(budget, MID_STRETCHES), *reference(budget)]
               for preset, budget in BUDGETS.items()}
