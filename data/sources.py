@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -13,7 +14,8 @@ from typing import NamedTuple
 import zstandard
 
 from data import embedded
-from run.files import UserError
+from run.files import UserError, refusing
+from run.flags import positive
 
 
 class HubSet(NamedTuple):
@@ -42,7 +44,7 @@ HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, 
 TEXT_FIELDS = [("text",), ("prompt", "completion"), ("instruction", "input", "output"),
                ("instruction", "output"), ("inputs", "targets")]       # the first that a row has are read
 HELP = ("a file, a folder, hub:ORG/NAME[:CONFIG[/SPLIT]][@REVISION], or one of "
-        + " ".join((*embedded.NAMES, *HUB)))
+        + " ".join((*embedded.NAMES, *HUB)) + "; web:20M, as long as that")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Source:
     text_field: str | None = None              # as the user wrote it, several as A+B
     hub: HubSet | None = None
     files: tuple[Path, ...] = ()               # neither hub nor files: embedded
+    size: int | None = None                    # characters of an embedded corpus, if not its own size
 
     @property
     def is_local(self) -> bool:
@@ -83,7 +86,7 @@ class Source:
         Raises UserError, one line with a way out, whatever is wrong with the corpus.
         """
         if not self.hub and not self.files:
-            yield from embedded.documents(self.name)
+            yield from embedded.documents(self.name.partition(":")[0], self.size)
             return
 
         # Rows of one corpus may differ in their fields; what has no text is counted and told.
@@ -174,8 +177,10 @@ class Source:
 
 def find_source(name: str, text_field: str | None = None) -> Source:
     """Decide what a corpus's name or path stands for; raises UserError if it stands for nothing."""
-    if name in embedded.NAMES:
-        return Source(name, text_field)
+    corpus, colon, size = name.partition(":")
+    if corpus in embedded.NAMES:
+        with refusing(ArgumentTypeError):
+            return Source(name, text_field, size=positive(size) if colon else None)
     if name.startswith("hub:"):
         return Source(name, text_field, hub=hub_set(name.removeprefix("hub:")))
     if name in HUB:

@@ -218,6 +218,19 @@ def test_bad_files_are_named_and_leave_nothing(tmp_path, name, how, says):
     assert [path for path in (tmp_path / "tokens").iterdir() if path.suffix != ".lock"] == []
 
 
+def test_an_embedded_corpus_goes_on_to_the_size_in_its_name():
+    short, web, long = ("".join(find_source(name).documents()) for name in ("web:10k", "web", "web:5M"))
+    assert long.startswith(web) and web.startswith(short)
+    assert 0 <= len(short) - 10_000 < 1500 and 0 <= len(long) - 5_000_000 < 1500
+
+
+@pytest.mark.parametrize("name, says", [("web:much", "'much' is not a count"), ("web:", "'' is not a count"),
+                                        ("chem:0", "at least 1"), ("wob:1M", "no corpus 'wob:1M'")])
+def test_a_size_that_is_none_is_said(name, says):
+    with pytest.raises(UserError, match=says):
+        find_source(name)
+
+
 @pytest.mark.parametrize("name, says", [("none.txt", "no corpus"), ("", "nothing to read")])
 def test_missing_corpora_are_named(tmp_path, name, says):
     with pytest.raises(UserError, match=says):

@@ -25,10 +25,13 @@ SIZES = {"web": 4_500_000, "music": 1_500_000, "chem": 1_500_000, "chat": 1_500_
 SHORTEST, LONGEST = 150, 1500  # characters of a document, both allowed
 
 
-def documents(name: str) -> Iterator[str]:
-    """Yield the documents of one of NAMES, all different, always the same ones in the same order."""
+def documents(name: str, size: int | None = None) -> Iterator[str]:
+    """Yield the documents of one of NAMES, all different, always the same ones in the same order.
+
+    They have `size` characters in all, or the corpus's own: a larger corpus begins with the smaller.
+    """
     seen, written, number = set(), 0, 0
-    while written < SIZES[name]:
+    while written < (size or SIZES[name]):
         rng = Random(f"{name} {number}")
         number += 1
         text = say(rng, "{" + name + "}", RULES[name] | cast(rng))
