@@ -31,7 +31,7 @@ class GPTConfig:
 
 
 class GPT(nn.Module):
-    """A decoder-only language model. New weights are of N(0, 1/width), as SmolLM2-135M's 1/24 = 1/√576."""
+    """A decoder-only language model. New matrices are of N(0, 1/width), as SmolLM2-135M's 1/24 = 1/√576."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -46,7 +46,7 @@ class GPT(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
         for weight in self.parameters():
             if weight.dim() == 2:
-                nn.init.normal_(weight, std=config.width ** -0.5)
+                nn.init.normal_(weight, std=self.initial_std)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Give logits (batch, time, vocab_size); with targets (batch, time), losses in nats, 0 at a -1."""
@@ -63,6 +63,11 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Count the weights, a tied head once."""
         return sum(weight.numel() for weight in self.parameters())
+
+    @property
+    def initial_std(self) -> float:
+        """Tell the standard deviation of new matrices."""
+        return self.config.width ** -0.5
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, count: int, n_vocab: int, temperature: float = 1.0,

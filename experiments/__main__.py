@@ -62,7 +62,7 @@ def main() -> None:
     failed = {}
     if args.only != "draw":
         jobs = jobs_at_once(runs, args)
-        print(cost(args.name, args.preset, runs, jobs, args.nproc_per_node), flush=True)
+        print(cost(args.name, runs, jobs, args.nproc_per_node), flush=True)
         if args.cost:
             return
         corpora = set()

@@ -23,7 +23,7 @@ import torch
 
 import pretrain
 from data.stream import Interleaved, Windows
-from model import GPT, PRESETS, configure
+from model import GPT, PRESETS, SIZES, configure
 from run.device import pick_device, pick_dtype
 from run.flags import Parser, add_device_flags, launch, positive
 from run.loop import Run
@@ -40,11 +40,13 @@ class Speed(NamedTuple):
 def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = ()) -> Speed:
     """Time the stages' own step on random tokens, `steps` times after two that are not counted.
 
-    `flags` are further ones of pretrain.py: --micro-batch, --device, --dtype, --compile.
+    `flags` are further ones of pretrain.py: --width, --micro-batch, --device, --dtype, --compile.
     """
     # Every window is read once, as in a run; what it says does not change the time.
     torch.manual_seed(0)
-    config = configure(preset, 256 if preset == "toy" else 50_257)
+    args = pretrain.parse(["--preset", preset, "--batch", str(batch), "--save-every", "1B", *flags])
+    sizes = {name: getattr(args, name) for name in SIZES}
+    config = configure(preset, 256 if preset == "toy" else 50_257, sizes)
     sequences = batch * (steps + 2)
     length = sequences * config.context + 1
     tokens = np.random.default_rng(0).integers(config.vocab_size, size=length, dtype=np.uint16)
@@ -54,8 +56,7 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
 
     # The loop of pretrain.py, without what it does between steps: no evaluation, no save.
     with tempfile.TemporaryDirectory() as folder:
-        args = pretrain.parse(["--preset", preset, "--batch", str(batch), "--save-every", "1B",
-                               "--out", f"{folder}/run", *flags])
+        args.out = Path(folder, "run")
         run = Run("pretrain", args, then="")
         network = run.begin(GPT(config), stream)
         run.report.mute()

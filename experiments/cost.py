@@ -1,12 +1,16 @@
 """What a plan will take: tokens, time, disk."""
 
+import itertools
 import time
 
 import torch
 
 from experiments.bench import measure_step
-from experiments.sweep import STAGES, Planned, cores, duration, number, threads
-from model import GPT, configure
+from experiments.sweep import STAGES, Planned, Settings, cores, duration, number, threads
+from model import GPT, SIZES, configure
+from run.report import per_second
+
+MODEL_FLAGS = ("--preset", *(f"--{name.replace('_', '-')}" for name in SIZES))
 
 
 def value(run: Planned, flag: str) -> float:
@@ -19,14 +23,21 @@ def value(run: Planned, flag: str) -> float:
     return number(defaults[flag.removeprefix("--")][column].rstrip("*"))
 
 
+def model_of(run: Planned) -> Settings:
+    """Find what the first run of a chain says of its model: the preset, and sizes of its own."""
+    first = [run, *run.ancestors()][-1]
+    return tuple(setting for setting in first.settings if setting[0] in MODEL_FLAGS)
+
+
 def preset_of(run: Planned) -> str:
     """Find the preset that the first run of a chain names."""
-    first = [run, *run.ancestors()][-1]
-    return dict(first.settings)["--preset"]
+    return dict(model_of(run))["--preset"]
 
 
 def tokens(run: Planned) -> float:
-    """Count the tokens that a run trains on: at most, where a stage may stop early."""
+    """Count the tokens that a run trains on: at most, where a stage may stop early; noise on none."""
+    if run.stage == "noise":
+        return 0
     if run.stage == "pretrain":
         lam = number(dict(run.settings).get("--lam", "0"))
         return value(run, "--tokens") + lam * value(run, "--post-tokens")
@@ -37,25 +48,28 @@ def tokens(run: Planned) -> float:
     return budget / (1 - value(run, "--replay"))
 
 
-def tokens_per_second(preset: str, threads: int) -> float:
-    """Measure how fast the preset's model trains here and now, on one device or so many CPU threads."""
+def tokens_per_second(model: Settings, threads: int) -> float:
+    """Measure how fast a model trains here and now, on one device or so many CPU threads."""
     torch.set_num_threads(threads)
+    preset = dict(model)["--preset"]
     batch, steps = 8, 10
     if preset == "toy":
         batch = 32
     elif not torch.cuda.is_available():
         batch, steps = 1, 2
-    return measure_step(preset, batch, steps).tokens_per_second
+    return measure_step(preset, batch, steps, tuple(itertools.chain(*model))).tokens_per_second
 
 
-def checkpoint_bytes(preset: str) -> int:
+def checkpoint_bytes(model: Settings) -> int:
     """Tell the size of a ckpt.pt: the weights in float32."""
+    preset = dict(model)["--preset"]
+    sizes = {name: int(dict(model).get(flag, 0)) for flag, name in zip(MODEL_FLAGS[1:], SIZES)}
     vocabulary = 256 if preset == "toy" else 50_257
     with torch.device("meta"):
-        return 4 * GPT(configure(preset, vocabulary)).parameter_count()
+        return 4 * GPT(configure(preset, vocabulary, sizes)).parameter_count()
 
 
-def cost(name: str, preset: str, runs: list[Planned], jobs: int, processes: int) -> str:
+def cost(name: str, runs: list[Planned], jobs: int, processes: int) -> str:
     """Say in a line what there is to do, and how long that takes if every stage uses all its tokens."""
     start_up = time.process_time()          # importing torch, which every run does as this process did
     left = [run for run in runs if not run.is_finished()]
@@ -64,15 +78,24 @@ def cost(name: str, preset: str, runs: list[Planned], jobs: int, processes: int)
         return line
 
     # Where there are fewer cores than processes, each has a part of one.
-    speed = processes * tokens_per_second(preset, threads(jobs * processes))
+    share = 1.0
     if not torch.cuda.device_count():
-        speed *= min(1, cores() / (jobs * processes))
-    to_go = sum(tokens(run) for run in left)
-    seconds = (to_go / speed + start_up * len(left)) / jobs
+        share = min(1, cores() / (jobs * processes))
+
+    # Models of different sizes go at different speeds. Noise leaves no checkpoint.
+    to_go, training, kept = 0.0, 0.0, 0
+    for model in dict.fromkeys(map(model_of, left)):
+        of_model = [run for run in left if model_of(run) == model]
+        budget = sum(tokens(run) for run in of_model)
+        to_go += budget
+        training += budget / (share * processes * tokens_per_second(model, threads(jobs * processes)))
+        kept += checkpoint_bytes(model) * sum(run.stage != "noise" for run in of_model)
+    seconds = (training + start_up * len(left)) / jobs
 
     # A toy plan is of millions and megabytes, the paper's of billions and gigabytes.
     amount = f"{to_go / 1e9:,.1f}B" if to_go >= 1e9 else f"{to_go / 1e6:.1f}M"
-    megabytes = len(left) * checkpoint_bytes(preset) / 1e6
+    megabytes = kept / 1e6
     disk = f"{megabytes / 1e3:,.0f} GB" if megabytes >= 1e4 else f"{megabytes:,.0f} MB"
+    speed = per_second(to_go, training)
     return (f"{line}; {amount} tokens to go, at {jobs} × {speed:,.0f} tokens/s about {duration(seconds)}; "
             f"{disk} to keep")

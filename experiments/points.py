@@ -31,8 +31,7 @@ def read_points(paths: Sequence[Path], chains: Sequence[tuple[str, ...]], losses
         lineages = {folder: read_run(folder)["lineage"] for folder in folders}
         there = {folder: lineage for folder, lineage in lineages.items() if stages_of(lineage) in chains}
         if not there:
-            last = chains[0][-1]
-            raise UserError(f"no finished {last} run in {path}, run {last}.py first")
+            raise UserError(f"no finished {chains[0][-1]} run in {path}, make one first")
         for folder, lineage in there.items():
             point = {"run": str(folder), "preset": lineage[0]["args"]["preset"], **describe(lineage)}
             measured = lineage[-1]["losses"]

@@ -19,12 +19,13 @@ import torch
 import finetune
 import posttrain
 import pretrain
+from experiments import noise
 from experiments.points import stem
 from run.checkpoint import read_run
 from run.files import UserError, lock, make_folder
 from run.flags import count, noting_signals
 
-STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune}
+STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune, "noise": noise}
 WORTH_COMPILING = 1e6                    # tokens of a run: fewer do not make up for the start on a CPU
 RETRY = 60                               # seconds until a run that another process had is tried again
 HOUSE = Path(__file__).parent.parent
@@ -171,12 +172,18 @@ def command(run: Planned, processes: int, python: str = "python") -> list[str]:
     words = [python]
     if processes > 1:
         words += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    words.append(os.path.relpath(HOUSE / f"{run.stage}.py"))
+    words += script(run.stage)
     for flag, value in (*run.settings, ("--seed", str(run.seed))):
         words += [flag] if value is None else [flag, value]
     if run.parent:
         words += ["--init", str(run.parent.out)]
     return [*words, "--out", str(run.out), "--resume"]
+
+
+def script(stage: str) -> list[str]:
+    """Name what Python runs for a stage: a script at the top by its path, a module of a room by its name."""
+    module = STAGES[stage].__name__
+    return ["-m", module] if "." in module else [os.path.relpath(HOUSE / f"{module}.py")]
 
 
 def cores() -> int:

@@ -151,19 +151,24 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag("eval-every", positive, "steps between held-out losses")
     flag("save-every", positive, "steps between saves of last.pt, from which --resume continues")
 
-    # Where it starts from, where it goes, and on what.
-    if init:
-        flag("init", Path, f"run to start from [{init}]", default=Path(init), metavar="DIR")
-    flag("out", Path, f"folder of the run [{out}]", default=Path(out), metavar="DIR")
-    add_device_flags(parser)
+    # Where it is and on what, and who watches.
+    add_folder_flags(parser, out, init)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile [on CUDA]")
+    parser.add_argument("--wandb", action="store_true",
+                        help="log to Weights & Biases too (pip install wandb)")
+
+
+def add_folder_flags(parser: Parser, out: str, init: str | None = None) -> None:
+    """Add where a run starts from and where it goes, and on what device."""
+    if init:
+        parser.flag("init", Path, f"run to start from [{init}]", default=Path(init), metavar="DIR")
+    parser.flag("out", Path, f"folder of the run [{out}]", default=Path(out), metavar="DIR")
+    add_device_flags(parser)
 
     # A folder that holds a run already is touched only if one of these says how.
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an unfinished run, or start it")
     again.add_argument("--overwrite", action="store_true", help="discard what --out holds of an earlier run")
-    parser.add_argument("--wandb", action="store_true",
-                        help="log to Weights & Biases too (pip install wandb)")
 
 
 # ------------------------------------------------------------------------------------------------------------

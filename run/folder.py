@@ -136,11 +136,16 @@ def save_finished(out: Path, checkpoint: Checkpoint, facts: dict[str, object]) -
     run.json says that the run is finished, so it comes last of the two.
     """
     save_checkpoint(out / "ckpt.pt", checkpoint)
-    entry = {name: checkpoint.lineage[-1][name] for name in ("stage", "args", "tokens", "losses")}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    write_json(out / "run.json", {**entry, "lineage": checkpoint.lineage, **facts, "versions": versions})
+    write_record(out, checkpoint.lineage, facts)
     with suppress(OSError):                          # where it cannot be, the run itself is finished
         (out / "last.pt").unlink(missing_ok=True)
+
+
+def write_record(out: Path, lineage: list[dict], facts: dict[str, object]) -> None:
+    """Write run.json, which says that the last run of the lineage is finished."""
+    entry = {name: lineage[-1][name] for name in ("stage", "args", "tokens", "losses")}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    write_json(out / "run.json", {**entry, "lineage": lineage, **facts, "versions": versions})
 
 
 def _held(out: Path) -> set[str]:

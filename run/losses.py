@@ -22,9 +22,16 @@ class Loss(NamedTuple):
         return f"{self.mean:.3f} ± {self.se:.3f}"
 
 
-@torch.no_grad()
 def held_out_loss(model: nn.Module, sequences: Tensor, dtype: str, corpus: str = "") -> Loss:
-    """Measure a model's loss on `sequences`, int64 (n, context + 1), shared out among the ranks.
+    """Measure a model's mean loss on `sequences`, int64 (n, context + 1), shared out among the ranks."""
+    losses = sequence_losses(model, sequences, dtype)
+    se = losses.std() / math.sqrt(len(losses)) if len(losses) > 1 else torch.tensor(math.nan)
+    return Loss(losses.mean().item(), se.item(), corpus)
+
+
+@torch.no_grad()
+def sequence_losses(model: nn.Module, sequences: Tensor, dtype: str) -> Tensor:
+    """Measure the loss of each of `sequences`, float64 (n,), nats per token, likewise.
 
     Every rank makes the same number of forward passes, each of at most 8,192 tokens.
     """
@@ -47,5 +54,4 @@ def held_out_loss(model: nn.Module, sequences: Tensor, dtype: str, corpus: str =
     model.train(was_training)
 
     ranks.add_up(losses)                            # every sequence is 0 on all ranks but one: exact
-    se = losses.std() / math.sqrt(len(losses)) if len(losses) > 1 else torch.tensor(math.nan)
-    return Loss(losses.mean().item(), se.item(), corpus)
+    return losses

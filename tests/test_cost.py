@@ -49,7 +49,8 @@ def test_the_cost_comes_first(stage, monkeypatch):
 
 
 def test_a_checkpoint_is_the_weights_in_float32():
-    assert [checkpoint_bytes(preset) for preset in ("toy", "135m")] == [4 * 221_664, 4 * 135_178_560]
+    assert [checkpoint_bytes((("--preset", preset),)) for preset in ("toy", "135m")] == [
+        4 * 221_664, 4 * 135_178_560]
 
 
 # ---- the step

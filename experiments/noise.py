@@ -1,0 +1,143 @@
+"""A probe of a finished run: what Gaussian noise on its weights costs (Springer et al. 2025, Section 3).
+
+Every matrix gets noise of standard deviation γ times that of its initial weights, whatever became of them;
+norm gains, whose initial one is 0, get none. Draws depend on the seed and the shapes alone: runs of one shape
+are compared under the same noise. Nothing is trained and no weights are kept.
+
+    python -m experiments.noise --init out/pretrain --gamma 0.1
+    python -m experiments.noise --init out/posttrain --gamma 0.2 --draws 32 --out out/noise-0.2
+"""
+
+import argparse
+import copy
+import math
+from argparse import Namespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import finetune
+from data.sources import HELP, find_source
+from data.tokens import corpus_of, open_corpus, tokenizer_of
+from model import GPT, load_model
+from run import folder, ranks
+from run.checkpoint import Checkpoint
+from run.device import pick_device, pick_dtype
+from run.files import UserError, refusing
+from run.flags import Parser, add_folder_flags, launch, positive, rate, seed
+from run.losses import Loss, sequence_losses
+from run.report import say, table
+
+DEFAULTS = {  # a star marks our choice where the paper is silent
+    "preset": ("toy", "135m", "1b"),
+    "ft": finetune.DEFAULTS["ft"],
+    "gamma": ("0.1*", "0.1*", "0.1*"),
+    "draws": ("8*", "8*", "8*"),
+    "seed": ("42", "42*", "42*"),
+}
+
+
+def main() -> None:
+    # A probe is a run like those of the stages: made once, and known again by its arguments and lineage.
+    args, checkpoint = parse()
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
+    lineage = checkpoint.lineage
+    identity = folder.Identity("noise", folder.material(args) | {"dtype": dtype}, lineage)
+    ranks.join(device)
+    if folder.is_finished(args.out, identity, args.resume, args.overwrite):
+        say(f"{args.out} is finished with these arguments, nothing to do")
+        return
+
+    # D_pre and D_post are those of the run, D_ft is what it may be fine-tuned on.
+    with refusing(ValueError):
+        model = load_model(checkpoint.config, checkpoint.model).to(device)
+    with ranks.first():
+        ft = open_corpus("ft", find_source(args.ft, args.text_field), tokenizer_of(lineage))
+        corpora = [corpus_of(lineage, "pre"), corpus_of(lineage, "post"), ft]
+    held_out = {corpus.role: corpus.held_out_sequences(model.config.context) for corpus in corpora}
+
+    # The folder is this process's until it ends; there are no steps to log.
+    if ranks.rank() == 0:
+        lock = folder.occupy(args.out, 0, args.overwrite)
+        (args.out / "log.jsonl").unlink()
+    losses = probe(model, held_out, args.gamma, args.draws, args.seed, dtype)
+    if ranks.rank() == 0:
+        entry = {"stage": "noise", "args": identity.args, "steps": 0, "tokens": {},
+                 "losses": {name: loss._asdict() for name, loss in losses.items()},
+                 "corpora": {"ft": ft.record}}
+        folder.write_record(args.out, [*lineage, entry], {"device": str(device)})
+        lock.release()
+    rows = [[f"D_{role}", str(losses[f"L_{role}"]), str(losses[f"ΔL_{role}"])] for role in held_out]
+    say(table([f"γ = {args.gamma:g}, nats per token", "loss with noise", "more than without"], rows))
+
+
+def probe(model: GPT, held_out: dict[str, Tensor], gamma: float, draws: int, seed: int,
+          dtype: str) -> dict[str, Loss]:
+    """Measure losses under noise: L_ and, by how much they are above those without, ΔL_, of each corpus.
+
+    `held_out` has sequences by role, int64 (n, context + 1). Raises UserError if one is not finite.
+    """
+    # Differences are taken window by window: what a window costs anyway is in both.
+    before = {role: sequence_losses(model, some, dtype) for role, some in held_out.items()}
+    after = {role: [] for role in held_out}
+    for draw in range(draws):
+        noisy = perturbed(model, gamma, seed, draw)
+        for role, some in held_out.items():
+            after[role].append(sequence_losses(noisy, some, dtype))
+
+    losses = {}
+    for role in held_out:
+        by_draw = torch.stack(after[role])                                     # (draws, n)
+        losses[f"L_{role}"] = mean_of(by_draw, role)
+        losses[f"ΔL_{role}"] = mean_of(by_draw - before[role], role)
+        if not math.isfinite(losses[f"L_{role}"].mean):
+            raise UserError(f"L_{role} is not finite under this noise, lower --gamma {gamma:g}")
+    return losses
+
+
+@torch.no_grad()
+def perturbed(model: GPT, gamma: float, seed: int, draw: int) -> GPT:
+    """Copy a model, with noise on the copy's matrices; a tied head is its embedding and gets it once."""
+    # NumPy draws the same wherever the model is, and of its seeds no two are alike.
+    generator = np.random.default_rng([seed, draw])
+    noisy = copy.deepcopy(model)
+    for weight in noisy.parameters():
+        if weight.dim() == 2:
+            noise = torch.from_numpy(generator.standard_normal(weight.shape, dtype=np.float32))
+            weight += gamma * model.initial_std * noise.to(weight.device)
+    return noisy
+
+
+def mean_of(by_draw: Tensor, corpus: str) -> Loss:
+    """Average (draws, windows); the standard error is over windows and over draws, as independent."""
+    errors = [part.std().item() / math.sqrt(len(part)) for part in (by_draw.mean(dim=0), by_draw.mean(dim=1))]
+    return Loss(by_draw.mean(dim=0).mean().item(), math.hypot(*errors), corpus)
+
+
+def several(text: str) -> int:
+    """Read a count of at least 2, which have a spread."""
+    value = positive(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError("must be at least 2, the standard error is their spread")
+    return value
+
+
+def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
+    """Read the command line, and the run that it names; what does not go together ends the process."""
+    parser = Parser(__doc__, DEFAULTS)
+    parser.flag("gamma", rate, "γ: standard deviation of the noise, in that of initial weights")
+    parser.flag("draws", several, "of the noise, to average over")
+    parser.flag("ft", str, f"D_ft: {HELP}", metavar="CORPUS")
+    parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
+    parser.flag("seed", seed, "of the noise")
+    add_folder_flags(parser, out="out/noise", init="out/pretrain")
+    args = parser.parse_args(argv)
+    checkpoint = folder.take_up(args, "noise", after=("pretrain", "posttrain", "finetune"),
+                                told=("preset", "tokenizer"))
+    return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint
+
+
+if __name__ == "__main__":
+    launch(main)
