@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from experiments.curves import Judged, curves, mean_over_seeds
+from experiments.curves import Judged, curves, mean_over_seeds, told
 from experiments.points import Point, distinct, having
-from experiments.statistics import estimate, verdict
+from experiments.statistics import estimate
 from run.checkpoint import read_run
 from run.files import UserError
 
@@ -45,8 +45,7 @@ class Courses(NamedTuple):
         rows = []
         for pipeline in distinct(points, "pipeline"):
             dial, by_loss = curves(having(points, pipeline=pipeline), self.dial, self.losses)
-            for claim, statistic, one in self.judge(dial, by_loss):
-                rows.append([claim, pipeline, f"{statistic}: {one:.3f}", one.shown_p(), verdict(one)])
+            rows += told(self.judge(dial, by_loss), pipeline)
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from experiments.statistics import Estimate, estimate, verdict
 from run.files import UserError
 
 Judged = list[tuple[str, str, Estimate]]         # (claim, statistic in words, estimate), seen if above 0
+Curve = tuple[ndarray, dict[str, ndarray]]       # dial (k,), losses (seeds, k)
 
 
 class Curves(NamedTuple):
@@ -29,10 +30,12 @@ class Curves(NamedTuple):
     colour: str
     scale: str = "linear"                                    # of the dial's axis; or "log"
     name_value: Callable[[float], str] = "{:.3g}".format     # a value of the dial, for axis and table
+    choose: Callable[[list[Point]], list[Point]] = list      # of those that belong, the ones to show: all
+    judge_together: Callable[[dict[object, Curve]], Judged] = lambda curves: []  # all series of a pipeline
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of."""
-        return [point for point in points if self.belongs(point)]
+        return self.choose([point for point in points if self.belongs(point)])
 
     def required(self) -> str:
         """Say what a pipeline must have, for an error to go on with: one point is enough."""
@@ -43,13 +46,23 @@ class Curves(NamedTuple):
         return len(distinct(points, "pipeline")), len(self.panels)
 
     def verdicts(self, points: list[Point]) -> list[list[str]]:
-        """Judge every claim of every curve: rows of `drawing.VERDICTS`. Raises UserError as `curves`."""
+        """Judge every claim, of a curve and of a pipeline's: rows of `drawing.VERDICTS`.
+
+        Raises UserError as `curves`.
+        """
         rows = []
         for pipeline, series in groups(points, self.series):
             dial, by_loss = self._curves(points, pipeline, series)
-            where = f"{pipeline}, {self.name_series(series)}"
-            for claim, statistic, one in self.judge(dial, by_loss):
-                rows.append([claim, where, f"{statistic}: {one:.3f}", one.shown_p(), verdict(one)])
+            rows += told(self.judge(dial, by_loss), f"{pipeline}, {self.name_series(series)}")
+
+        # Curves are compared seed by seed, over the seeds that have them all.
+        for pipeline in distinct(points, "pipeline"):
+            some = of_whole_seeds(having(points, pipeline=pipeline), self.series, self.dial)
+            together = {}
+            for series in sorted(distinct(some, self.series)):
+                together[series] = self._curves(some, pipeline, series)
+            if together:
+                rows += told(self.judge_together(together), pipeline)
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -67,8 +80,7 @@ class Curves(NamedTuple):
                 rows.append([where, self.name_value(value), *means, *told])
         return rows
 
-    def _curves(self, points: list[Point], pipeline: str,
-                series: object) -> tuple[ndarray, dict[str, ndarray]]:
+    def _curves(self, points: list[Point], pipeline: str, series: object) -> Curve:
         some = having(points, pipeline=pipeline, **{self.series: series})
         return curves(some, self.dial, self.losses)
 
@@ -78,7 +90,7 @@ class Curves(NamedTuple):
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             series = sorted(distinct(having(points, pipeline=pipeline), self.series))
             shades = np.linspace(1, 0.45, len(series))
-            for value, shade, marker in zip(series, shades, itertools.cycle("os^D")):
+            for value, shade, marker in zip(series, shades, itertools.cycle("os^Dv")):
                 dial, by_loss = self._curves(points, pipeline, value)
                 label = self.name_series(value)
                 for axis, loss in zip(row, self.panels):
@@ -108,7 +120,22 @@ def groups(points: list[Point], series: str) -> list[tuple[str, object]]:
     return pairs
 
 
-def curves(points: list[Point], dial: str, losses: Sequence[str]) -> tuple[ndarray, dict[str, ndarray]]:
+def told(judged: Judged, where: str) -> list[list[str]]:
+    """Write claims as rows of `drawing.VERDICTS`."""
+    return [[claim, where, f"{statistic}: {one:.3f}", one.shown_p(), verdict(one)]
+            for claim, statistic, one in judged]
+
+
+def of_whole_seeds(points: list[Point], *keys: str) -> list[Point]:
+    """Keep the points of the seeds that have one at every combination of the keys that any seed has."""
+    cells = {}
+    for point in points:
+        cells.setdefault(point["seed"], set()).add(tuple(point[key] for key in keys))
+    every = set().union(*cells.values())
+    return [point for point in points if cells[point["seed"]] == every]
+
+
+def curves(points: list[Point], dial: str, losses: Sequence[str]) -> Curve:
     """Line up the values of the dial (k,), and each loss over the seeds that have them all (seeds, k).
 
     Raises UserError if a seed has two points at one value, or no seed has a point at each of two or more.
@@ -137,7 +164,8 @@ def what_else_differs(points: list[Point], dial: str) -> str:
     """Name the settings in which points differ beside the dial and the seed, with their values."""
     settings = {}
     for key in points[0]:
-        if key not in ("run", "seed", dial) and not key.startswith("L_") and len(distinct(points, key)) > 1:
+        is_loss = key.lstrip("Δ").startswith("L_")
+        if key not in ("run", "seed", dial) and not is_loss and len(distinct(points, key)) > 1:
             settings[key] = ", ".join(map(str, distinct(points, key)))
     told = [f"{key} ({values})" for key, values in settings.items()]
     return " and ".join(told) or f"more than {dial} and the seed"

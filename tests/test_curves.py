@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from experiments.curves import curves, groups, level_spans, mean_over_seeds
+from experiments.curves import Curves, curves, groups, level_spans, mean_over_seeds, of_whole_seeds
+from experiments.statistics import estimate
 from run.files import UserError
 from tests.finished_runs import draw, drawn, sweep_of_shares
 
@@ -48,6 +49,32 @@ def test_what_makes_no_curve_is_said_with_its_cause(some, message):
 def test_a_curve_a_pipeline_and_value_of_the_series():
     some = points(size=3) + points(size=2) + points(pipeline="b → c", size=9)
     assert groups(some, "size") == [("a → b", 2), ("a → b", 3), ("b → c", 9)]
+
+
+def test_claims_about_several_curves_are_of_the_seeds_that_have_all():
+    some = points(size=1) + points(size=2)
+    without = [point for point in some if (point["run"], point["size"]) != ("0.5-2", 2)]
+    assert of_whole_seeds(some, "size", "heat") == some
+    assert {point["seed"] for point in of_whole_seeds(without, "size", "heat")} == {"1"}
+
+    def judge_together(curves):
+        lowest = [by_loss["L_one"].min(axis=1) for _, by_loss in curves.values()]
+        return [("the second is lower", "difference", estimate(lowest[0] - lowest[1]))]
+    kind = Curves(dial="heat", symbol="heat", series="size", name_series=str, panels=(), losses=("L_one",),
+                  falls="L_one", belongs=lambda point: True, judge=lambda dial, by_loss: [], colour="teal",
+                  published=lambda *of: None, judge_together=judge_together)
+    assert kind.verdicts(some) == [
+        ["the second is lower", "a → b", "difference: 0.000 [0.000, 0.000]", "1.000", "not seen (2 seeds)"]]
+    assert kind.verdicts(without)[0][-1] == "not seen (1 seed)"
+    apart = [point for point in without if (point["run"], point["size"]) != ("0.5-1", 1)]
+    assert kind.verdicts(apart) == []                                         # no seed has both curves
+
+
+def test_a_figure_may_choose_among_its_points():
+    kind = Curves(dial="heat", symbol="heat", series="size", name_series=str, panels=(), losses=(), falls="",
+                  belongs=lambda point: point["seed"] == "1", judge=None, colour="", published=None,
+                  choose=lambda some: some[:1])
+    assert [point["run"] for point in kind.select(points()[::-1])] == ["1.0-1"]
 
 
 # ---- what is shown and told

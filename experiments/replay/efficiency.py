@@ -9,7 +9,7 @@ from numpy import ndarray
 from experiments.curves import mean_over_seeds
 from experiments.points import Point, distinct, having
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
-from experiments.statistics import Estimate, best_of_others, estimate, verdict
+from experiments.statistics import Estimate, at_best_of_others, estimate, verdict
 from run.files import UserError
 
 RECIPES = {"fine-tuning", "mid-training", "tied", "reference"}
@@ -148,8 +148,7 @@ def of(losses: Losses, recipe: str) -> list[Setting]:
 
 def best(losses: Losses, settings: list[Setting]) -> ndarray:
     """Take each seed's loss (seeds,) in the setting that is best for the other seeds."""
-    by_seed = np.stack([losses[setting] for setting in settings], axis=1)
-    return by_seed[np.arange(len(by_seed)), best_of_others(by_seed)]
+    return at_best_of_others(np.stack([losses[setting] for setting in settings], axis=1))
 
 
 # ------------------------------------------------------------------------------------------------------------
