@@ -8,10 +8,9 @@ are compared under the same noise. Nothing is trained and no weights are kept.
     python -m experiments.noise --init out/posttrain --gamma 0.2 --draws 32 --out out/noise-0.2
 """
 
-import argparse
 import copy
 import math
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 
 import numpy as np
 import torch
@@ -120,7 +119,7 @@ def several(text: str) -> int:
     """Read a count of at least 2, which have a spread."""
     value = positive(text)
     if value == 1:
-        raise argparse.ArgumentTypeError("must be at least 2, the standard error is their spread")
+        raise ArgumentTypeError("must be at least 2, the standard error is their spread")
     return value
 
 

@@ -94,6 +94,15 @@ def slope(x: ndarray, y: ndarray) -> ndarray:
     return y @ x / (x @ x)
 
 
+def partial_slope(x: ndarray, y: ndarray, held: ndarray) -> ndarray:
+    """Fit y as a + b x + c held, all (seeds, n), by least squares: b, the slope at equal `held`, (seeds,)."""
+    slopes = []
+    for one_x, one_y, one_held in zip(x, y, held):
+        design = np.column_stack([np.ones(len(one_x)), one_x, one_held])
+        slopes.append(np.linalg.lstsq(design, one_y)[0][1])
+    return np.array(slopes)
+
+
 def best_inside(by_seed: ndarray) -> ndarray:
     """Measure how much lower a loss (seeds, k) is at its best inside than at the better end: (seeds,)."""
     ends = np.minimum(by_seed[:, 0], by_seed[:, -1])

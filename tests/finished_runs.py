@@ -50,12 +50,12 @@ def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2,
 
 # ---- runs of a plan, whatever its chains
 
-def finish(run: Planned, losses={}) -> None:
-    """Write what a planned run would leave."""
-    write_record(run.out, run.stage, lineage_of(run, losses))
+def finish(run: Planned, losses={}, earlier={}) -> None:
+    """Write what a planned run would leave; `earlier` are the losses of each run before it."""
+    write_record(run.out, run.stage, lineage_of(run, losses, earlier))
 
 
-def lineage_of(run: Planned, losses={}) -> list[dict]:
+def lineage_of(run: Planned, losses={}, earlier={}) -> list[dict]:
     """What a planned run and those before it would say of themselves: their settings over toy defaults."""
     lineage = []
     for one in [run, *run.ancestors()][::-1]:
@@ -66,7 +66,8 @@ def lineage_of(run: Planned, losses={}) -> list[dict]:
         for flag, word in one.settings:
             args[flag.removeprefix("--").replace("-", "_")] = True if word is None else typed(word)
         args["seed"] = one.seed
-        lineage.append({"stage": one.stage, "args": args, "lam": args["lam"], "losses": {}})
+        lineage.append({"stage": one.stage, "args": args, "lam": args["lam"],
+                        "losses": measured(earlier)})
     lineage[-1]["losses"] = measured(BASE | losses)
     return lineage
 

@@ -1,0 +1,173 @@
+"""What the paper claims, and what is asked beyond it, as numbers that should be above 0.
+
+A modification is noise on the weights or a fine-tuning at a fixed rate, its size γ or that rate.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy import ndarray
+
+from experiments.curves import Curve, Curves, Judged
+from experiments.drawing import Figure
+from experiments.overtraining.plan import PLANS
+from experiments.points import Point, columns, distinct, having, seed_of, stem
+from experiments.statistics import best_inside, estimate, partial_slope, slope, worse_at_end
+
+ORANGE, TEAL = "#c2571a", "#15808a"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What sets chains apart
+
+def describe_noise(lineage: list[dict]) -> dict[str, object]:
+    """Tell what sets pretrain | noise apart."""
+    pre, noise = (entry["args"] for entry in lineage)
+    return {"pipeline": stem(pre["pre"]), "seed": seed_of(lineage), "tokens": pre["tokens"],
+            "gamma": noise["gamma"]}
+
+
+def describe_tuning(lineage: list[dict]) -> dict[str, object]:
+    """Tell what sets pretrain | finetune apart, and by how much L_pre has risen."""
+    pre, ft = (entry["args"] for entry in lineage)
+    before, after = (entry["losses"]["L_pre"]["mean"] for entry in lineage)
+    return {"pipeline": f"{stem(pre['pre'])} → {stem(ft['ft'])}", "seed": seed_of(lineage),
+            "tokens": pre["tokens"], "rate": ft["lr"], "ft": stem(ft["ft"]), "ΔL_pre": after - before}
+
+
+def describe_exposed(lineage: list[dict]) -> dict[str, object]:
+    """Tell what sets pretrain | posttrain | noise apart, and L_im."""
+    pre, post, noise = (entry["args"] for entry in lineage)
+    return {"pipeline": f"{stem(pre['pre'])} → {stem(pre['post'])}, noise γ = {noise['gamma']:g}",
+            "seed": seed_of(lineage), "lam": lineage[0]["lam"], "rate": post["lr"], "gamma": noise["gamma"],
+            "L_im": lineage[1]["losses"]["L_im"]["mean"]}
+
+
+def shown_tokens(tokens: float) -> str:
+    """Write a budget as the command line has it."""
+    return f"{tokens / 1e9:g}B" if tokens >= 1e9 else f"{tokens / 1e6:g}M"
+
+
+def shown_gamma(gamma: float) -> str:
+    """Write γ as a legend calls it."""
+    return f"noise γ = {gamma:g}" if gamma else "without noise"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The ladder: one modification at every budget
+
+def judge_growth(modification: str, rises: tuple[str, ...], budgets: ndarray,
+                 by_loss: dict[str, ndarray]) -> Judged:
+    """Judge progressive sensitivity and catastrophic overtraining (Section 3) of one size of modification."""
+    # Nothing is asked of weights as they are.
+    if not by_loss["ΔL_pre"].any():
+        return []
+    claims = []
+    for rise in rises:
+        grows = estimate(slope(np.log2(budgets), by_loss[rise]))
+        claims.append((f"{modification} costs more {rise[1:]} after more pretraining",
+                       f"{rise} a doubling of the budget", grows))
+    if len(budgets) > 2:
+        inside = estimate(best_inside(by_loss["L_pre"]))
+        claims.append((f"with {modification}, the best budget is strictly inside",
+                       "L_pre at the better end − best inside", inside))
+    return claims
+
+
+def judge_inflection(size: str, curves: dict[float, Curve]) -> Judged:
+    """Judge that the best budget for L_pre comes earlier at the largest modification than at the smallest."""
+    sizes = [one for one in sorted(curves) if one > 0]
+    if len(sizes) < 2:
+        return []
+    best = []
+    for one in (sizes[0], sizes[-1]):
+        budgets, by_loss = curves[one]
+        best.append(np.log2(budgets)[by_loss["L_pre"].argmin(axis=1)])
+    return [(f"the best budget comes earlier at larger {size}",
+             f"doublings of the budget, {size} {sizes[0]:g} − {sizes[-1]:g}", estimate(best[0] - best[1]))]
+
+
+def judge_tuned(budgets: ndarray, by_loss: dict[str, ndarray]) -> Judged:
+    """Judge that the longest pretraining is worse than a shorter one, each at its best rate (Section 3)."""
+    return [(f"{loss} worsens with the budget, rate tuned", f"{loss} of the largest − of the best before",
+             estimate(worse_at_end(by_loss[loss]))) for loss in ("L_ft", "L_pre")]
+
+
+def at_best_rate(points: list[Point]) -> list[Point]:
+    """Keep of every D_ft and budget the runs at one rate: that of the least L_ft on average over seeds."""
+    chosen = []
+    for pipeline, tokens in dict.fromkeys((point["pipeline"], point["tokens"]) for point in points):
+        some = having(points, pipeline=pipeline, tokens=tokens)
+        means = {rate: columns(having(some, rate=rate), ["L_ft"]).mean() for rate in distinct(some, "rate")}
+        chosen += having(some, rate=min(means, key=means.get))
+    return chosen
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The bridge: noise on θ_post against λ
+
+def judge_exposed(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
+    """Judge that noise costs θ_post less of D_post, the more of D_post Stage 1 has seen."""
+    return [("noise costs less L_post, the higher λ", "−slope of ΔL_post",
+             estimate(-slope(lams, by_loss["ΔL_post"])))]
+
+
+def judge_at_equal_loss(curves: dict[float, Curve]) -> Judged:
+    """Judge the same at equal L_im, which Stage 2 at several rates makes different at every λ."""
+    if len(curves) < 2:
+        return []
+    lams = np.hstack([np.broadcast_to(dial, by_loss["L_im"].shape) for dial, by_loss in curves.values()])
+    im, rise = (np.hstack([by_loss[loss] for _, by_loss in curves.values()]) for loss in ("L_im", "ΔL_post"))
+    return [("noise costs less L_post, the higher λ, at equal L_im", "−slope of ΔL_post in λ beside L_im",
+             estimate(-partial_slope(lams, rise, held=im)))]
+
+
+# ------------------------------------------------------------------------------------------------------------
+
+def against_budget(**more: object) -> Curves:
+    """Make a figure of losses against the budget of Stage 1."""
+    return Curves(dial="tokens", symbol="tokens of pretraining", scale="log", name_value=shown_tokens,
+                  falls="L_pre", belongs=lambda point: True, published=lambda preset, series, loss: None,
+                  **more)
+
+
+NOISE = against_budget(
+    series="gamma", name_series=shown_gamma, colour=ORANGE, panels=("L_pre", "ΔL_pre"),
+    losses=("L_pre", "ΔL_pre", "L_post", "ΔL_post", "L_ft", "ΔL_ft"),
+    judge=partial(judge_growth, "noise", ("ΔL_pre", "ΔL_post", "ΔL_ft")),
+    judge_together=partial(judge_inflection, "γ"))
+RATES = against_budget(
+    series="rate", name_series=lambda rate: f"fine-tuned at rate {rate:g}", colour=ORANGE,
+    panels=("L_pre", "ΔL_pre"), losses=("L_pre", "ΔL_pre", "L_ft"),
+    judge=partial(judge_growth, "fine-tuning", ("ΔL_pre",)), judge_together=partial(judge_inflection, "rate"))
+TUNED = against_budget(
+    series="ft", name_series=lambda ft: "fine-tuned at the best rate", colour=ORANGE,
+    panels=("L_ft", "L_pre"), losses=("L_ft", "L_pre"), judge=judge_tuned, choose=at_best_rate)
+EXPOSED = Curves(
+    dial="lam", symbol="λ", series="rate", name_series=lambda rate: f"post-trained at rate {rate:g}",
+    panels=("L_im", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post", colour=TEAL,
+    belongs=lambda point: point["gamma"] > 0, judge=judge_exposed, judge_together=judge_at_equal_loss,
+    published=lambda preset, series, loss: None)
+
+
+def figure(name: str, title: str, kind: Curves, chains: list[tuple[str, ...]],
+           describe: Callable[[list[dict]], dict]) -> Figure:
+    """Make a figure of the runs that are planned for it."""
+    return Figure(title, PLANS[name], kind, chains, describe, panel=(4.2, 3.2))
+
+
+FIGURES = {
+    "overtrained-noise": figure(
+        "overtrained-noise", "Loss on D_pre under noise on the weights, and what the noise costs",
+        NOISE, [("pretrain", "noise")], describe_noise),
+    "overtrained-rates": figure(
+        "overtrained-rates", "Loss on D_pre after fine-tuning at a fixed rate, and what it costs",
+        RATES, [("pretrain", "finetune")], describe_tuning),
+    "overtrained-tuned": figure(
+        "overtrained-tuned", "After fine-tuning, each budget at its best rate for L_ft",
+        TUNED, [("pretrain", "finetune")], describe_tuning),
+    "early-noise": figure(
+        "early-noise", "θ_post under noise, against the fraction of D_post that Stage 1 saw",
+        EXPOSED, [("pretrain", "posttrain", "noise")], describe_exposed),
+}

@@ -1,0 +1,48 @@
+"""The runs of the figures, in the words of `experiments/early_exposure/plan.py`.
+
+The ladder: one model, one peak rate, and for every budget a cosine of its own to zero (Section 3).
+"""
+
+CORPORA = {     # toy's D_pre is written so long that the largest budget does not repeat it
+    "toy": {"pre": "web:66M", "post": "music", "ft": "chem", "other": "chat"},
+    "135m": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
+    "1b": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
+}
+LADDER = "pretrain --pre $pre --post $post $model --min-lr 0 --tokens $budgets"
+PLANS = {
+    "overtrained-noise": [f"{LADDER} | noise --ft $ft --gamma $gammas"],
+    "overtrained-rates": [f"{LADDER} | finetune --ft {{$ft,$other}} $budget --min-lr 0 --lr $rates"],
+    "early-noise": ["pretrain --pre $pre --post $post $size --lam {0,0.25,0.5,0.75,1} | posttrain $sweep "
+                    "| noise --ft $ft --gamma $probes"],
+}
+PLANS["overtrained-tuned"] = PLANS["overtrained-rates"]      # the same runs, each budget at its best rate
+SETTINGS = {    # 135m and 1b: the successor's 20M and 150M, at the paper's budgets and its own; see README
+    "toy": {
+        "model": "--width 64 --mlp 128 --heads 2",
+        "budgets": "{1M,2M,4M,8M,16M,32M,64M}",
+        "gammas": "{0,0.025,0.05,0.1,0.2}",
+        "budget": "--tokens 200k",
+        "rates": "{1e-4,3e-4,1e-3,3e-3,1e-2}",
+        "size": "--width 64 --mlp 128 --heads 2",
+        "sweep": "--lr {5e-4,1e-3,2e-3}",
+        "probes": "{0.1,0.2}"},
+    "135m": {
+        "model": "--layers 8 --width 256 --mlp 1024 --heads 8 --kv-heads 8 --batch 256 --lr 1e-3",
+        "budgets": "{4B,8B,16B,32B,64B,128B}",
+        "gammas": "{0,0.025,0.05,0.1,0.2}",
+        "budget": "--tokens 10M --batch 64",
+        "rates": "{4e-5,2e-4,1e-3,3e-3}",
+        "size": "--post-tokens 300M",
+        "sweep": "--batch 480 --lr {2e-4,5e-4,1e-3}",
+        "probes": "{0.1,0.2}"},
+    "1b": {
+        "model": "--layers 12 --width 768 --mlp 3072 --heads 12 --kv-heads 12 --batch 256 --lr 3e-4 "
+                 "--warmup 3000",
+        "budgets": "{15B,30B,60B,120B,240B}",
+        "gammas": "{0,0.025,0.05,0.1,0.2}",
+        "budget": "--tokens 10M --batch 64",
+        "rates": "{4e-5,2e-4,1e-3,3e-3}",
+        "size": "--post-tokens 300M",
+        "sweep": "--lr {2e-5,5e-5,1e-4}",
+        "probes": "{0.1,0.2}"},
+}
