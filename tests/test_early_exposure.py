@@ -36,7 +36,7 @@ def test_size_of_the_grids(figure, preset, counts):
     for seeds in (1, 3):
         runs = runs_of(figure, preset, seeds)
         of_stage = Counter(run.stage for run in runs)
-        stages = FIGURES[figure].stages
+        stages, = FIGURES[figure].chains
         assert tuple(of_stage[stage] for stage in stages) == tuple(seeds * count for count in counts)
 
 
