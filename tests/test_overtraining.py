@@ -49,7 +49,7 @@ def test_a_ladder_is_of_one_model_and_rate_and_every_budget_has_its_cosine_to_ze
     ladder = [run for run in noise if run.stage == "pretrain"]
     assert ladder == [run for run in rates if run.stage == "pretrain"]            # one for both
     budgets = [tokens(run) for run in ladder]
-    assert [later / earlier for earlier, later in zip(budgets, budgets[1:])] == [2] * (len(budgets) - 1)
+    assert [longer / shorter for longer, shorter in zip(budgets, budgets[1:])] == [2] * (len(budgets) - 1)
     others = [dict(run.settings) | {"--tokens": None} for run in ladder]
     assert all(one == others[0] for one in others) and others[0]["--min-lr"] == "0"
     assert {setting(run, "--min-lr") for run in rates if run.stage == "finetune"} == {"0"}
@@ -60,8 +60,8 @@ def test_the_toy_ladder_overtrains_and_does_not_repeat():
     parameters = checkpoint_bytes(model_of(ladder[0])) / 4
     # embedding 256 × 64; a layer: query, output 64 × 64, key, value 64 × 32, MLP 3 × 64 × 128, gains 2 × 64
     assert parameters == 256 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64
-    assert tokens(ladder[-1]) / parameters > 700 and {setting(run, "--pre") for run in ladder} == {"web:66M"}
-    assert tokens(ladder[-1]) <= 0.98 * 66e6                                        # at most 2% are held out
+    assert tokens(ladder[0]) / parameters > 700 and {setting(run, "--pre") for run in ladder} == {"web:66M"}
+    assert tokens(ladder[0]) <= 0.98 * 66e6                                        # at most 2% are held out
 
 
 def test_at_the_papers_size_the_bridge_takes_up_the_models_of_figure_3a():

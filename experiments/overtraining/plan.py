@@ -16,10 +16,11 @@ PLANS = {
                     "| noise --ft $ft --gamma $probes"],
 }
 PLANS["overtrained-tuned"] = PLANS["overtrained-rates"]      # the same runs, each budget at its best rate
-SETTINGS = {    # 135m and 1b: the successor's 20M and 150M, at the paper's budgets and its own; see README
+SETTINGS = {    # 135m and 1b: the successor's 20M and 150M, at the paper's budgets and its own; see README.
+    # The longest budget comes first, lest it run alone at the end.
     "toy": {
         "model": "--width 64 --mlp 128 --heads 2",
-        "budgets": "{1M,2M,4M,8M,16M,32M,64M}",
+        "budgets": "{64M,32M,16M,8M,4M,2M,1M}",
         "gammas": "{0,0.025,0.05,0.1,0.2}",
         "budget": "--tokens 200k",
         "rates": "{1e-4,3e-4,1e-3,3e-3,1e-2}",
@@ -28,7 +29,7 @@ SETTINGS = {    # 135m and 1b: the successor's 20M and 150M, at the paper's budg
         "probes": "{0.1,0.2}"},
     "135m": {
         "model": "--layers 8 --width 256 --mlp 1024 --heads 8 --kv-heads 8 --batch 256 --lr 1e-3",
-        "budgets": "{4B,8B,16B,32B,64B,128B}",
+        "budgets": "{128B,64B,32B,16B,8B,4B}",
         "gammas": "{0,0.025,0.05,0.1,0.2}",
         "budget": "--tokens 10M --batch 64",
         "rates": "{4e-5,2e-4,1e-3,3e-3}",
@@ -38,7 +39,7 @@ SETTINGS = {    # 135m and 1b: the successor's 20M and 150M, at the paper's budg
     "1b": {
         "model": "--layers 12 --width 768 --mlp 3072 --heads 12 --kv-heads 12 --batch 256 --lr 3e-4 "
                  "--warmup 3000",
-        "budgets": "{15B,30B,60B,120B,240B}",
+        "budgets": "{240B,120B,60B,30B,15B}",
         "gammas": "{0,0.025,0.05,0.1,0.2}",
         "budget": "--tokens 10M --batch 64",
         "rates": "{4e-5,2e-4,1e-3,3e-3}",
