@@ -63,7 +63,7 @@ def share(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """Read a count below 2³¹, so that seed and step together fit a generator's 64 bits."""
+    """Read a count below 2³¹, which every generator takes."""
     value = count(text)
     if value >= 2 ** 31:
         raise argparse.ArgumentTypeError("must be below 2147483648")

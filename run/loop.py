@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -126,7 +127,7 @@ class Run:
         with noting_signals() as received:
             while not self.at_end():
                 # Dropout's, a different one on each rank.
-                torch.manual_seed((self.args.seed << 32) + self.step * ranks.world() + ranks.rank())
+                torch.manual_seed(mixed(self.args.seed, self.step, ranks.rank()))
                 self.current = self._next_step()
                 yield self.current
 
@@ -357,6 +358,11 @@ def in_precision(network: nn.Module, device: torch.device, dtype: str) -> Callab
         with autocast(device, dtype):
             return network(inputs, targets)
     return losses
+
+
+def mixed(seed: int, step: int, rank: int) -> int:
+    """Mix three numbers into the seed of a generator; one on a CPU takes no more than its last 32 bits."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def largest_micro_batch(batch: int, context: int) -> int:

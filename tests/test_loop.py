@@ -1,5 +1,6 @@
 """The mechanics of the loop: schedule, clipping, micro-batches, ranks, and continuing bit for bit."""
 
+import itertools
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from model import GPT, configure
 from run import loop
 from run.checkpoint import read_progress
 from run.flags import status_of
-from run.loop import Run, adamw, largest_micro_batch, learning_rate
+from run.loop import Run, adamw, largest_micro_batch, learning_rate, mixed
 from run.losses import Loss
 from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
 
@@ -30,6 +31,15 @@ def test_learning_rate_by_hand():
     assert learning_rate(500, 1000, 1e-5, 5e-5, 0) == 1e-5               # a peak under the minimum stays flat
     stable = [learning_rate(step, 10, 1.0, 0.2, 2, decay=0.4) for step in range(10)]
     assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])       # 4 steps from 1 to 0.2
+
+
+def test_dropout_is_another_of_every_seed_step_and_rank():
+    """A CPU's generator takes the last 32 bits of its seed: where they differ, so do its draws."""
+    drawn = set()
+    for seed, step, rank in itertools.product((1, 2, 42), (0, 1, 1000), (0, 1)):
+        torch.manual_seed(mixed(seed, step, rank))
+        drawn.add(torch.rand(1).item())
+    assert len(drawn) == 18
 
 
 MID_TRAINING = "--max-tokens 2048 --replay 0.5 --batch 8 --eval-every 5 --save-every 5"         # 16 steps
