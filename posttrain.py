@@ -72,19 +72,21 @@ def main():
     if args.lora:
         add_lora(model)
 
-    # The last step is evaluated too, so that some weights are always best.
+    # One pass, and a schedule that Stage 1 began, go on to their end. Else the last step is evaluated too, so
+    # that some weights are always best.
+    stops_early = not args.compute_matched and not args.go_on
     network = run.begin(model, stream)                  # on its device and ranks; --resume: from last.pt
     for step in run.steps():                            # between two steps: log, save, obey a signal
         for inputs, targets in step:                    # this rank's micro-batches of the stream
             loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
             loss.backward()
         run.update()                                    # clip to norm 1, cosine rate, AdamW; one step on
-        if not args.compute_matched and (run.every(args.eval_every) or run.at_end()):
+        if stops_early and (run.every(args.eval_every) or run.at_end()):
             losses = run.evaluate(L_im=post)
             run.log(losses)
             if run.keep_best(losses["L_im"]) >= args.patience:
                 break
-    if not args.compute_matched:
+    if stops_early:
         run.restore_best()
     if args.lora:
         run.model = merged(run.model)

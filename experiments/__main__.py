@@ -102,7 +102,10 @@ def figures_asked_for(args: Namespace, papers: dict[str, ModuleType]) -> list[st
     if args.name in planned:
         return [args.name]
     if args.name not in papers:
-        return [name for name in planned if args.name in ("all", folder_of(papers[name]))]
+        of_paper = [name for name in planned if args.name in ("all", folder_of(papers[name]))]
+        if not of_paper:
+            raise UserError(f"{args.name} has no plan for --preset {args.preset}")
+        return of_paper
 
     # There is no plan at all, or none at this size.
     paper = papers[args.name]

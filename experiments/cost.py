@@ -89,7 +89,9 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int) -> str:
         budget = sum(tokens(run) for run in of_model)
         to_go += budget
         training += budget / (share * processes * tokens_per_second(model, threads(jobs * processes)))
-        kept += checkpoint_bytes(model) * sum(run.stage != "noise" for run in of_model)
+        files = sum(run.stage != "noise" for run in of_model)
+        files += 2 * sum("--leave" in dict(run.settings) for run in of_model)        # two moments a weight
+        kept += checkpoint_bytes(model) * files
     seconds = (training + start_up * len(left)) / jobs
 
     # A toy plan is of millions and megabytes, the paper's of billions and gigabytes.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from experiments.curves import Judged, curves, mean_over_seeds, told
+from experiments.curves import Judged, curves, mean_over_seeds, of_whole_seeds, told
 from experiments.points import Point, distinct, having
 from experiments.statistics import estimate
 from run.checkpoint import read_run
@@ -61,7 +61,7 @@ class Courses(NamedTuple):
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a panel for every pipeline."""
         for pipeline, axis in zip(distinct(points, "pipeline"), axes.flat):
-            there = having(points, pipeline=pipeline)
+            there = of_whole_seeds(having(points, pipeline=pipeline), self.dial)
             for value in sorted(distinct(there, self.dial)):
                 some = having(there, **{self.dial: value})
                 self._draw_line(axis, some, self.name_line(pipeline, value), self.colour(value))
@@ -100,5 +100,5 @@ def evaluations(run: Path, loss: str) -> dict[int, float]:
     except (OSError, ValueError, TypeError, KeyError):
         found = {}
     if not found:
-        raise UserError(f"{run} has no log.jsonl with {loss} in it, run it again with --overwrite")
+        raise UserError(f"{run} has no log.jsonl with {loss} in it, run it again with a smaller --eval-every")
     return found

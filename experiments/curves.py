@@ -24,10 +24,11 @@ class Curves(NamedTuple):
     panels: Sequence[str]                                    # the losses drawn, a panel each
     losses: Sequence[str]                                    # those in the table
     falls: str                                               # the loss whose fall along the dial is tabulated
-    belongs: Callable[[Point], bool]                         # whether a point is of this figure
     judge: Callable[[ndarray, dict[str, ndarray]], Judged]   # dial (k,), losses (seeds, k) → the claims
-    published: Callable[[str, object, str], ndarray | None]  # (preset, series, loss) → the paper's, (n, 2)
     colour: str
+    belongs: Callable[[Point], bool] = lambda point: True    # whether a point is of this figure
+    published: Callable[[str, object, str], ndarray | None] = lambda *of: None
+    # (preset, series, loss) → the paper's, (n, 2)
     scale: str = "linear"                                    # of the dial's axis; or "log"
     name_value: Callable[[float], str] = "{:.3g}".format     # a value of the dial, for axis and table
     choose: Callable[[list[Point]], list[Point]] = list      # of those that belong, the ones to show: all

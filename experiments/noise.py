@@ -21,7 +21,7 @@ from data.sources import HELP, find_source
 from data.tokens import corpus_of, open_corpus, tokenizer_of
 from model import GPT, load_model
 from run import folder, ranks
-from run.checkpoint import Checkpoint
+from run.checkpoint import Checkpoint, checkpoint_path
 from run.device import pick_device, pick_dtype
 from run.files import UserError, refusing
 from run.flags import Parser, add_folder_flags, launch, positive, rate, seed
@@ -49,11 +49,15 @@ def main() -> None:
         say(f"{args.out} is finished with these arguments, nothing to do")
         return
 
-    # D_pre and D_post are those of the run, D_ft is what it may be fine-tuned on.
+    # D_pre and D_post are those of the run, D_ft is what it was fine-tuned on or may be. Of C4 no more is
+    # read than is held out.
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model).to(device)
     with ranks.first():
-        ft = open_corpus("ft", find_source(args.ft, args.text_field), tokenizer_of(lineage))
+        if args.ft:
+            ft = open_corpus("ft", find_source(args.ft, args.text_field), tokenizer_of(lineage), limit=1)
+        else:
+            ft = corpus_of(lineage, "ft")
         corpora = [corpus_of(lineage, "pre"), corpus_of(lineage, "post"), ft]
     held_out = {corpus.role: corpus.held_out_sequences(model.config.context) for corpus in corpora}
 
@@ -128,14 +132,19 @@ def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
     parser = Parser(__doc__, DEFAULTS)
     parser.flag("gamma", rate, "γ: standard deviation of the noise, in that of initial weights")
     parser.flag("draws", several, "of the noise, to average over")
-    parser.flag("ft", str, f"D_ft: {HELP}", metavar="CORPUS")
+    parser.flag("ft", str, f"D_ft, if the run has none: {HELP}", metavar="CORPUS")
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
     parser.flag("seed", seed, "of the noise")
     add_folder_flags(parser, out="out/noise", init="out/pretrain")
     args = parser.parse_args(argv)
     checkpoint = folder.take_up(args, "noise", after=("pretrain", "posttrain", "finetune"),
                                 told=("preset", "tokenizer"))
-    return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint
+    if args.out.resolve() == checkpoint_path(args.init).parent.resolve():
+        raise UserError(f"--out {args.out} is the run itself, choose another")
+    filled = parser.fill(args, checkpoint.lineage[0]["args"]["preset"])
+    if not args.ft and checkpoint.lineage[-1]["stage"] == "finetune":
+        filled.ft = None                                     # that of the run
+    return filled, checkpoint
 
 
 if __name__ == "__main__":

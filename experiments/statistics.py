@@ -88,6 +88,11 @@ def verdict(*estimates: Estimate, also: bool = True) -> str:
     return f"{word} ({seeds} seed{'' if seeds == 1 else 's'})"
 
 
+def less_sure(*estimates: Estimate) -> Estimate:
+    """Choose, of what must all be above 0, the one whose interval begins lowest; of one seed the lowest."""
+    return min(estimates, key=lambda one: np.nanmin([one.low, one.value]))
+
+
 def slope(x: ndarray, y: ndarray) -> ndarray:
     """Fit the least-squares slope of y (…, k) on x (k,): (…)."""
     x = x - x.mean()

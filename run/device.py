@@ -1,8 +1,9 @@
-"""Where tensors live and in which precision they are multiplied."""
+"""Where tensors live, in which precision they are multiplied, and what is drawn at random there."""
 
 import os
 from contextlib import AbstractContextManager
 
+import numpy as np
 import torch
 
 from run.files import UserError
@@ -42,3 +43,8 @@ def be_deterministic(device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def mixed(seed: int, step: int, rank: int) -> int:
+    """Mix three numbers into the seed of a generator; one on a CPU takes no more than its last 32 bits."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])

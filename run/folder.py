@@ -4,7 +4,7 @@
     run.json    a finished stage's arguments, lineage, tokens, losses, versions and times
     log.jsonl   a line every few steps and at every evaluation
     last.pt     an unfinished stage's state, from which --resume continues
-    left.pt     the same of a finished one whose schedule posttrain.py --go-on goes on with
+    left.pt     the same, without weights, of a finished one whose schedule posttrain.py --go-on goes on with
 """
 
 import json
@@ -24,6 +24,7 @@ from run.files import UserError, atomic, lock, write_error, write_json
 
 DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"
+SINCE = {"decay": None, "leave": 0, "go_on": False}        # what runs made before there were these flags had
 FILES = ("run.json", "ckpt.pt", "last.pt", LEFT, "log.jsonl", DAMAGED_LOG)          # as they are discarded
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")
@@ -164,9 +165,10 @@ def _held(out: Path) -> set[str]:
 def _require_same(out: Path, state: str, held: Identity, wanted: Identity, way_out: str) -> None:
     """Raise UserError, saying how they differ, unless a folder holds the run that is wanted."""
     differing = []
+    held_args = SINCE | held.args
     for name, value in wanted.args.items():
-        if held.args.get(name) != value:
-            differing.append(f"--{name.replace('_', '-')} {held.args.get(name)}")
+        if held_args.get(name) != value:
+            differing.append(f"--{name.replace('_', '-')} {held_args.get(name)}")
     if held.stage != wanted.stage:
         how = ""
     elif differing:

@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from run import folder, ranks
 from run.checkpoint import Checkpoint, Progress, read_progress, save_checkpoint
-from run.device import autocast, be_deterministic, pick_device, pick_dtype
+from run.device import autocast, be_deterministic, mixed, pick_device, pick_dtype
 from run.files import UserError
 from run.flags import noting_signals
 from run.losses import TOKENS_AT_ONCE, Loss, held_out_loss
@@ -195,8 +194,9 @@ class Run:
         know.
         """
         self.report.close()
-        if self.args.leave:
-            self._save(folder.LEFT)
+        if self.args.leave and ranks.rank() == 0:
+            weightless = Checkpoint({}, asdict(self.model.config), list(self.identity.lineage))
+            save_checkpoint(self.args.out / folder.LEFT, weightless, self._progress())
         self.seconds["total"] = time.monotonic() - self.started
         if ranks.rank() == 0:
             # What the lineage keeps of this stage.
@@ -304,14 +304,17 @@ class Run:
             return f"the last good checkpoint is {self.args.init}"
         return "no checkpoint was saved yet"
 
-    def _save(self, name: str = "last.pt") -> None:
+    def _progress(self) -> Progress:
+        """What it takes to go on from here, beside the weights."""
+        return Progress(self.identity.stage, self.identity.args, self.optimizer.state_dict(), self.step,
+                        self.best, self.seconds)
+
+    def _save(self) -> None:
         """Write last.pt: all that an interrupted run needs to continue bit for bit."""
         with self._clock("save"):
             self.seconds["total"] = time.monotonic() - self.started
             if ranks.rank() == 0:
-                progress = Progress(self.identity.stage, self.identity.args, self.optimizer.state_dict(),
-                                    self.step, self.best, self.seconds)
-                save_checkpoint(self.args.out / name, self._checkpoint(), progress)
+                save_checkpoint(self.args.out / "last.pt", self._checkpoint(), self._progress())
 
     def _stop(self, number: int) -> NoReturn:
         """End the process, saved as it is, for a signal."""
@@ -358,11 +361,6 @@ def in_precision(network: nn.Module, device: torch.device, dtype: str) -> Callab
         with autocast(device, dtype):
             return network(inputs, targets)
     return losses
-
-
-def mixed(seed: int, step: int, rank: int) -> int:
-    """Mix three numbers into the seed of a generator; one on a CPU takes no more than its last 32 bits."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def largest_micro_batch(batch: int, context: int) -> int:

@@ -30,6 +30,7 @@ def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: in
         progress = (step - warmup) / max(last - warmup, 1)
         height = (1 + math.cos(math.pi * progress)) / 2
     else:
-        height = min(1, (last - step) / max(round(decay * steps), 1))
+        falling = min(round(decay * steps), last - warmup)
+        height = min(1, (last - step) / falling) if falling > 0 else 1
     minimum = min(minimum, peak)
     return minimum + (peak - minimum) * height

@@ -61,8 +61,8 @@ def test_claims_about_several_curves_are_of_the_seeds_that_have_all():
         lowest = [by_loss["L_one"].min(axis=1) for _, by_loss in curves.values()]
         return [("the second is lower", "difference", estimate(lowest[0] - lowest[1]))]
     kind = Curves(dial="heat", symbol="heat", series="size", name_series=str, panels=(), losses=("L_one",),
-                  falls="L_one", belongs=lambda point: True, judge=lambda dial, by_loss: [], colour="teal",
-                  published=lambda *of: None, judge_together=judge_together)
+                  falls="L_one", judge=lambda dial, by_loss: [], colour="teal",
+                  judge_together=judge_together)
     assert kind.verdicts(some) == [
         ["the second is lower", "a → b", "difference: 0.000 [0.000, 0.000]", "1.000", "not seen (2 seeds)"]]
     assert kind.verdicts(without)[0][-1] == "not seen (1 seed)"

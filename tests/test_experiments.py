@@ -59,6 +59,7 @@ def test_a_paper_is_every_figure_that_it_plans_and_no_run_twice(experiments):
 
 @pytest.mark.parametrize("settings, message", [
     ("fig9", "invalid choice: 'fig9'"), ("fig2 --corpora web musik chem chat --list", "no corpus 'musik'"),
+    ("replay --preset 1b", "replay has no plan for --preset 1b"),
     ("fig2 --jobs 0", "at least 1"), ("fig3a --out a/tunes.txt", "cannot write"),
     ("frontier", "frontier is of runs that are there, name them with --runs"),
     ("frontier --list", "name them with --runs"), ("frontier --only draw", "name them with --runs"),
@@ -156,7 +157,7 @@ def paper(monkeypatch):
     """A second paper: chains of two stages, and replay on the axis in place of λ."""
     kind = Curves(dial="replay", symbol="ρ", series="rate", name_series=named, panels=("L_im", "L_pre"),
                   losses=("L_im", "L_pre"), falls="L_pre", belongs=lambda point: point["rate"] < 1,
-                  judge=judge, published=lambda preset, rate, loss: None, colour="teal")
+                  judge=judge, colour="teal")
     chains = ["pretrain --pre $first --post $second | posttrain --replay {0,0.1,0.5} $rates"]
     paper = SimpleNamespace(
         __name__="experiments.second",

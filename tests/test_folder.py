@@ -18,6 +18,7 @@ from matplotlib import pyplot
 
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock
+from run.folder import SINCE
 from tests.conftest import ROOT, assert_same, die_at, files_of, log_of, report, weights
 from tests.finished_runs import sweep_of_shares
 from tests.test_resume import CHAIN, assert_same_run, chain
@@ -39,6 +40,18 @@ def test_a_finished_stage_is_left_alone(stage):
     assert Path("out/pretrain/ckpt.pt").stat().st_mtime_ns == stamp
     assert stage("pretrain", "--lr 0.01 --overwrite").status == 0
     assert report("pretrain")["args"]["lr"] == 0.01
+
+
+def test_a_run_made_before_there_was_a_flag_is_the_same_run(stage):
+    stage("pretrain")
+    record = report("pretrain")
+    for args in (record["args"], record["lineage"][0]["args"]):
+        for name in SINCE:
+            del args[name]
+    Path("out/pretrain/run.json").write_text(json.dumps(record))
+    assert stage("pretrain").status == 0
+    other = stage("pretrain", "--decay 0.1")
+    assert other.status == 2 and "holds a finished pretrain run with --decay None, choose" in other.err
 
 
 def test_a_stage_on_another_init_is_another_run(stage):

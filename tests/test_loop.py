@@ -13,8 +13,9 @@ import torch
 from model import GPT, configure
 from run import loop
 from run.checkpoint import read_progress
+from run.device import mixed
 from run.flags import status_of
-from run.loop import Run, adamw, largest_micro_batch, learning_rate, mixed
+from run.loop import Run, adamw, largest_micro_batch, learning_rate
 from run.losses import Loss
 from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
 
@@ -31,6 +32,9 @@ def test_learning_rate_by_hand():
     assert learning_rate(500, 1000, 1e-5, 5e-5, 0) == 1e-5               # a peak under the minimum stays flat
     stable = [learning_rate(step, 10, 1.0, 0.2, 2, decay=0.4) for step in range(10)]
     assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])       # 4 steps from 1 to 0.2
+    assert [learning_rate(step, 5, 1.0, 0.2, 2, decay=0.0) for step in range(5)] == [0.5, 1, 1, 1, 1]
+    falling = [learning_rate(step, 5, 1.0, 0.0, 2, decay=0.99) for step in range(5)]   # from the warm-up on
+    assert falling == pytest.approx([0.5, 1, 1, 0.5, 0])
 
 
 def test_dropout_is_another_of_every_seed_step_and_rank():

@@ -96,6 +96,14 @@ def test_without_noise_the_losses_are_those_recorded_and_the_run_stays_as_it_is(
     assert [path.name for path in Path("out/noise").iterdir() if path.name[0] != "."] == ["run.json"]
 
 
+def test_a_fine_tuned_run_is_probed_on_its_own_d_ft(stage):
+    stage("pretrain")
+    stage("finetune", "--init out/pretrain")
+    stage("experiments.noise", "--init out/finetune --gamma 0")
+    assert report("noise")["losses"]["L_ft"] == report("finetune")["losses"]["L_ft"]
+    assert report("noise")["args"]["ft"] is None
+
+
 def test_a_probe_is_made_once_and_only_discarded_when_told(stage):
     stage("pretrain")
     words = "--ft ft.jsonl --draws 2 --gamma"
@@ -117,6 +125,7 @@ def test_bad_input_is_one_line(stage):
     for flags, says in [("--gamma -1", "'-1' is not a number of 0 or more"), ("--draws 1", "at least 2"),
                         ("--init out/none", "no checkpoint out/none/ckpt.pt"),
                         ("--ft chum", "no corpus 'chum'"), ("--device warp", "device warp is not there"),
+                        ("--init out/pretrain --out out/pretrain --overwrite", "--out out/pretrain is the run itself"),
                         ("--gamma 1e40 --ft ft.jsonl", "not finite under this noise, lower --gamma 1e+40")]:
         run = stage("experiments.noise", flags)
         assert run.status == 2 and run.err.startswith("error: ") and run.err.count("\n") == 1

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from numpy import ndarray
 
 from experiments.courses import Courses
@@ -15,7 +14,7 @@ from experiments.drawing import Figure
 from experiments.early_exposure.plan import PLANS
 from experiments.frontiers import Frontiers, Pair, Style, View
 from experiments.points import Point, columns, having, seed_of, stem
-from experiments.statistics import best_inside, estimate, slope
+from experiments.statistics import best_inside, estimate, less_sure, slope
 
 CHAINS = (("pretrain", "posttrain", "finetune"),)
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
@@ -88,8 +87,8 @@ def judge_full(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     rises_less = estimate(-ret_slope / 4 - im_slope)
     falls_less = estimate(-ret_slope / 4 + im_slope)
 
-    # Flat is both; told is the one that is less sure, which with one seed is the lower.
-    flat = min(rises_less, falls_less, key=lambda one: np.nanmin([one.low, one.value]))
+    # Flat is both, and the one that is less sure is told.
+    flat = less_sure(rises_less, falls_less)
     return [("L_ret falls in λ", "−slope of L_ret", estimate(-ret_slope)),
             ("L_im is flat", "−¼ slope of L_ret ± slope of L_im", flat)]
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy import ndarray
 
-from experiments.curves import Curve, Curves, Judged
+from experiments.curves import Curve, Curves, Judged, of_whole_seeds
 from experiments.drawing import Figure
 from experiments.overtraining.plan import PLANS
 from experiments.points import Point, columns, distinct, having, seed_of, stem
@@ -98,7 +98,7 @@ def at_best_rate(points: list[Point]) -> list[Point]:
     """Keep of every D_ft and budget the runs at one rate: that of the least L_ft on average over seeds."""
     chosen = []
     for pipeline, tokens in dict.fromkeys((point["pipeline"], point["tokens"]) for point in points):
-        some = having(points, pipeline=pipeline, tokens=tokens)
+        some = of_whole_seeds(having(points, pipeline=pipeline, tokens=tokens), "rate")
         means = {rate: columns(having(some, rate=rate), ["L_ft"]).mean() for rate in distinct(some, "rate")}
         chosen += having(some, rate=min(means, key=means.get))
     return chosen
@@ -108,7 +108,7 @@ def at_best_rate(points: list[Point]) -> list[Point]:
 # The bridge: noise on θ_post against λ
 
 def judge_exposed(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Judge that noise costs θ_post less of D_post, the more of D_post Stage 1 has seen."""
+    """Judge whether noise costs θ_post less of D_post, the more of D_post Stage 1 has seen: no paper says."""
     return [("noise costs less L_post, the higher λ", "−slope of ΔL_post",
              estimate(-slope(lams, by_loss["ΔL_post"])))]
 
@@ -128,8 +128,7 @@ def judge_at_equal_loss(curves: dict[float, Curve]) -> Judged:
 def against_budget(**more: object) -> Curves:
     """Make a figure of losses against the budget of Stage 1."""
     return Curves(dial="tokens", symbol="tokens of pretraining", scale="log", name_value=shown_tokens,
-                  falls="L_pre", belongs=lambda point: True, published=lambda preset, series, loss: None,
-                  **more)
+                  falls="L_pre", **more)
 
 
 NOISE = against_budget(
@@ -147,8 +146,7 @@ TUNED = against_budget(
 EXPOSED = Curves(
     dial="lam", symbol="λ", series="rate", name_series=lambda rate: f"post-trained at rate {rate:g}",
     panels=("L_im", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post", colour=TEAL,
-    belongs=lambda point: point["gamma"] > 0, judge=judge_exposed, judge_together=judge_at_equal_loss,
-    published=lambda preset, series, loss: None)
+    belongs=lambda point: point["gamma"] > 0, judge=judge_exposed, judge_together=judge_at_equal_loss)
 
 
 def figure(name: str, title: str, kind: Curves, chains: list[tuple[str, ...]],

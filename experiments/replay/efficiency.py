@@ -13,11 +13,11 @@ from experiments.statistics import Estimate, at_best_of_others, estimate, verdic
 from run.files import UserError
 
 RECIPES = {"fine-tuning", "mid-training", "tied", "reference"}
-Losses = dict["Setting", ndarray]                # of every setting, over seeds (seeds,)
+Losses = dict["Arm", ndarray]                # of every setting, over seeds (seeds,)
 
 
-class Setting(NamedTuple):
-    """A recipe with its dials."""
+class Arm(NamedTuple):
+    """A recipe with its dials: what is compared."""
     recipe: str
     alpha: float
     rho: float
@@ -35,8 +35,8 @@ class Setting(NamedTuple):
 class Claim(NamedTuple):
     """That the best of some settings has a lower target loss than the best of others."""
     words: str
-    better: list[Setting]
-    worse: list[Setting]
+    better: list[Arm]
+    worse: list[Arm]
 
 
 class Efficiency(NamedTuple):
@@ -44,8 +44,9 @@ class Efficiency(NamedTuple):
     losses: Sequence[str]                        # those in the table, the target's first
 
     def select(self, points: list[Point]) -> list[Point]:
-        """Keep all of the points."""
-        return points
+        """Keep the reference runs, and recipes on the pool of the smallest."""
+        least = min((point["pool"] for point in having(points, recipe="reference")), default=None)
+        return [point for point in points if point["recipe"] == "reference" or point["pool"] == least]
 
     def required(self) -> str:
         """Say what a pipeline must have: `line_up` does."""
@@ -80,16 +81,17 @@ class Efficiency(NamedTuple):
             there = having(points, pipeline=pipeline)
             by_loss = [line_up(there, loss, RECIPES) for loss in self.losses]
             x, references = reference_of(by_loss[0])
-            fits = [fit(x, references.mean(axis=0)) for fit in LAWS.values()]
+            fitted = [fit(x, references.mean(axis=0)) for fit in LAWS.values()]
             for setting, target in by_loss[0].items():
                 inside = references.mean(axis=0).min() <= target.mean() <= references.mean(axis=0).max()
                 means = [mean_over_seeds(losses[setting]) for losses in by_loss]
-                pools = [f"{fit.pool(target.mean()):.2f}" for fit in fits]
+                pools = [f"{law.pool(target.mean()):.2f}" for law in fitted]
                 rows.append([pipeline, str(setting), *means, *pools, "yes" if inside else "no"])
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw the references and their laws, and a level for each recipe that is compared."""
+        # A recipe's level meets the laws above its effective pool.
         for pipeline, axis in zip(distinct(points, "pipeline"), axes.flat):
             losses = line_up(having(points, pipeline=pipeline), self.losses[0], RECIPES)
             x, references = reference_of(losses)
@@ -98,13 +100,13 @@ class Efficiency(NamedTuple):
             axis.set(title=pipeline, xscale="log", xlabel="target data of the reference recipe, in pools",
                      ylabel=f"{self.losses[0]} (nats per token)")
 
-            # Laws reach as far as the recipes do.
+            # Laws reach as far as the recipes do, beyond what they were fitted to.
             levels = {str(setting): losses[setting].mean() for setting in compared(losses)}
-            fits = {name: fit(x, references.mean(axis=0)) for name, fit in LAWS.items()}
-            least = min(fits["log"].pool(level) for level in levels.values())
+            fitted = {name: fit(x, references.mean(axis=0)) for name, fit in LAWS.items()}
+            least = min(fitted["log"].pool(level) for level in levels.values())
             along = np.geomspace(min(least, x[0]), x[-1], 100)
-            for (name, fit), style in zip(fits.items(), ("-", ":")):
-                axis.plot(along, fit.loss(along), style, color="black", linewidth=1, label=f"{name} law")
+            for (name, law), style in zip(fitted.items(), ("-", ":")):
+                axis.plot(along, law.loss(along), style, color="black", linewidth=1, label=f"{name} law")
             for number, (name, level) in enumerate(levels.items()):
                 axis.axhline(level, color=f"C{number}", linewidth=1.2, label=name)
             axis.set_xticks(x, [f"{pool:g}" for pool in x], minor=False)
@@ -112,7 +114,7 @@ class Efficiency(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Settings
+# Arms
 
 def line_up(points: list[Point], loss: str, recipes: set[str]) -> Losses:
     """Collect a loss by setting, over the seeds that have all settings that any seed has.
@@ -123,8 +125,11 @@ def line_up(points: list[Point], loss: str, recipes: set[str]) -> Losses:
     unit = min(distinct(having(points, recipe="reference"), "pool"), default=1)
     by_seed = {}
     for point in points:
-        setting = Setting(point["recipe"], round(point["alpha"], 3), point["rho"], point["pool"] / unit)
-        by_seed.setdefault(point["seed"], {})[setting] = point[loss]
+        setting = Arm(point["recipe"], round(point["alpha"], 3), point["rho"], point["pool"] / unit)
+        of_seed = by_seed.setdefault(point["seed"], {})
+        if setting in of_seed:
+            raise UserError(f"two runs of seed {point['seed']} are {setting}, name those of one sweep")
+        of_seed[setting] = point[loss]
     settings = sorted(set().union(*by_seed.values()))
     whole = [of_seed for of_seed in by_seed.values() if len(of_seed) == len(settings)]
     lacking = recipes - {setting.recipe for setting in settings}
@@ -141,13 +146,15 @@ def reference_of(losses: Losses) -> tuple[ndarray, ndarray]:
     return pools, np.stack([losses[setting] for setting in settings], axis=1)
 
 
-def of(losses: Losses, recipe: str) -> list[Setting]:
+def of(losses: Losses, recipe: str) -> list[Arm]:
     """List the settings of a recipe."""
     return [setting for setting in losses if setting.recipe == recipe]
 
 
-def best(losses: Losses, settings: list[Setting]) -> ndarray:
+def best(losses: Losses, settings: list[Arm]) -> ndarray:
     """Take each seed's loss (seeds,) in the setting that is best for the other seeds."""
+    if not settings:
+        raise UserError("a recipe lacks its run without replay, or all with it, finish its sweep first")
     return at_best_of_others(np.stack([losses[setting] for setting in settings], axis=1))
 
 
@@ -167,12 +174,12 @@ def claims(losses: Losses) -> list[Claim]:
         Claim("two stages beat the tied mixture", middle, of(losses, "tied"))]
 
 
-def with_replay(settings: list[Setting]) -> list[Setting]:
+def with_replay(settings: list[Arm]) -> list[Arm]:
     """Keep those that replay."""
     return [setting for setting in settings if setting.rho > 0]
 
 
-def without_replay(settings: list[Setting]) -> list[Setting]:
+def without_replay(settings: list[Arm]) -> list[Arm]:
     """Keep those that do not replay."""
     return [setting for setting in settings if setting.rho == 0]
 
@@ -185,11 +192,11 @@ def gained_by_replay(losses: Losses, late: bool) -> ndarray:
     return best(losses, without_replay(there)) - best(losses, with_replay(there))
 
 
-def compared(losses: Losses) -> list[Setting]:
+def compared(losses: Losses) -> list[Arm]:
     """List the settings that the picture shows: of each kind the one without replay and the best."""
     shown = []
     for settings in (of(losses, "fine-tuning"), of(losses, "mid-training"), of(losses, "tied")):
-        plain = max(without_replay(settings), key=lambda setting: setting.alpha)
+        plain = max(without_replay(settings), key=lambda setting: setting.alpha)     # all was judged before
         shown += [plain, min(settings, key=lambda setting: losses[setting].mean())]
     return list(dict.fromkeys(shown))
 

@@ -30,7 +30,7 @@ class Budget(NamedTuple):
     repeats: int             # R of mid-training and of the reference runs
 
 
-class Recipe(NamedTuple):
+class Split(NamedTuple):
     """A run of two stages, in sequences; the target's are spread evenly over their stage."""
     generic1: int
     target1: int
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
     target2: int
 
 
-def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, pool: float = 1) -> Recipe:
+def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, pool: float = 1) -> Split:
     """Share out a budget's steps: R repeats of `pool` pools, ρ = 1 − 1/stretch, α of the target in Stage 2.
 
     Stage 2 is of whole steps, and nothing is rounded but α's share to whole sequences. Raises ValueError if
@@ -48,20 +48,20 @@ def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, po
     target2 = round(alpha * target)
     stage2 = round(target2 * stretch / budget.batch) * budget.batch
     stage1 = budget.steps * budget.batch - stage2
-    recipe = Recipe(stage1 - (target - target2), target - target2, stage2 - target2, target2)
+    recipe = Split(stage1 - (target - target2), target - target2, stage2 - target2, target2)
     if min(recipe) < 0:
         raise ValueError(f"{budget.steps} steps are too few for {recipe}")
     return recipe
 
 
-def stage1(budget: Budget, recipe: Recipe, pool: float = 1) -> str:
+def stage1(budget: Budget, recipe: Split, pool: float = 1) -> str:
     """Write Stage 1's tokens as pretrain.py's flags; λ is the passes over the pool."""
     context, size = budget.context, round(pool * budget.pool)
     return (f"pretrain --pre $pre --post $post $model --tokens {recipe.generic1 * context} "
             f"--post-tokens {size * context} --lam {recipe.target1 / size:g}")
 
 
-def stage2(budget: Budget, recipe: Recipe) -> str:
+def stage2(budget: Budget, recipe: Split) -> str:
     """Write Stage 2's tokens as posttrain.py's flags."""
     replay = recipe.generic2 / (recipe.generic2 + recipe.target2)
     return f"posttrain --max-tokens {recipe.target2 * budget.context} --replay {replay:.6g} $at_end"
@@ -96,7 +96,7 @@ def reference(budget: Budget) -> list[str]:
     lines = []
     for pool in POOLS:
         recipe = split(budget, budget.repeats, alpha=0, pool=pool)
-        lines.append(f"{stage1(budget, recipe, pool)} $cosine | {STAGE_3}")
+        lines.append(f"{stage1(budget, recipe, pool)} $reference | {STAGE_3}")
     return lines
 
 
@@ -114,13 +114,15 @@ SETTINGS = {
     "toy": {
         "model": "--batch 32",
         "cosine": "--lr 3e-3 --min-lr 0 --warmup 5",
+        "reference": "--lr 3e-3 --min-lr 0 --warmup 5",
         "stable": "--lr 3e-3 --min-lr 0 --warmup 5 --decay 0.1",
         "tuned": "--lr 5e-3 --min-lr 0 --warmup 5",
         "at_end": "--batch 32 --eval-every 100k",
         "stage3": "--lr 3e-4"},
-    "135m": {   # the paper's 150M, in GPT-2's vocabulary; its own flags but for Stage 3, which it has not
+    "135m": {   # the paper's 22.8M beside the embedding; its own flags but for Stage 3, which it has not
         "model": "--layers 6 --width 512 --mlp 1792 --heads 8 --kv-heads 8 --context 4096 --batch 1024",
         "cosine": "--lr 1e-3 --min-lr 0 --warmup 10",
+        "reference": "--lr 3e-3 --min-lr 0 --warmup 10",
         "stable": "--lr 3e-3 --min-lr 0 --warmup 10 --decay 0.1",
         "tuned": "--lr 3e-4 --min-lr 0 --warmup 10",
         "at_end": "--batch 1024 --eval-every 100k",

@@ -1,9 +1,10 @@
 """The figure of a linear model's prediction: how the best share of replay and its worth depend on the pool.
 
-With n target samples in d dimensions, noise σ² and a distance b = |θ_target − θ_generic|², a stage 2 that
-replays a share ρ has the risk (1 − ρ)²v + ρ²b, v = σ²d/n: replay is ridge regression towards the generic
-model. So ρ* = v/(v + b) = n₀/(n + n₀) with n₀ = σ²d/b, and replay is worth n₀ samples whatever n is: the
-multiplier is M = 1 + n₀/n = 1/(1 − ρ*).
+With n noisy target samples in d dimensions, noise σ² and a distance b = |θ_target − θ_generic|², linear
+regression that replays a share ρ until it converges has the risk (1 − ρ)²v + ρ²b, v = σ²d/n, if the samples
+are orthogonal: replay is ridge regression towards the generic model. So
+ρ* = v/(v + b) = n₀/(n + n₀) with n₀ = σ²d/b, and replay is worth n₀ samples whatever n is: the multiplier is
+M = 1 + n₀/n = 1/(1 − ρ*).
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,13 @@ from experiments.replay.laws import fit_log
 from experiments.statistics import estimate, verdict
 
 TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1
+
+
+class Vertex(NamedTuple):
+    """The best share of replay by a parabola, and the losses there and without replay."""
+    rho: float
+    least: float
+    at_zero: float
 
 
 class Optimum(NamedTuple):
@@ -48,11 +56,15 @@ class Prediction(NamedTuple):
         rows = []
         for pipeline in distinct(points, "pipeline"):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
-            product = (found.multiplier * (1 - found.rho)).mean(axis=1)
-            near = estimate(TOLERANCE - np.abs(product - 1))
+            off = np.abs(found.multiplier * (1 - found.rho) - 1).max(axis=1)
+            near = estimate(TOLERANCE - off)
             falls = estimate(found.multiplier[:, 0] - found.multiplier[:, -1])
+
+            # Without replay's gain ρ* is 0 and M is 1, and the prediction holds of nothing.
+            replays = estimate(found.rho.min(axis=1) - TOLERANCE)
             rows += [["replay is worth 1/(1 − ρ*) times the pool", pipeline,
-                      f"{TOLERANCE} − |M(1 − ρ*) − 1|: {near:.3f}", near.shown_p(), verdict(near)],
+                      f"{TOLERANCE} − |M(1 − ρ*) − 1| at the worst pool: {near:.3f}, least ρ* − {TOLERANCE}: "
+                      f"{replays:.3f}", f"{near.shown_p()}, {replays.shown_p()}", verdict(near, replays)],
                      ["it is worth less, the larger the pool", pipeline,
                       f"M at the smallest pool − at the largest: {falls:.3f}", falls.shown_p(),
                       verdict(falls)]]
@@ -71,6 +83,7 @@ class Prediction(NamedTuple):
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw what was measured, and the prediction with n₀ at the middle pool."""
+        # What replay is worth tells the best share at one pool, and the model the best share at the others.
         for pipeline, (left, right) in zip(distinct(points, "pipeline"), axes):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
             rho = found.rho.mean(axis=0)
@@ -105,14 +118,14 @@ def optimum(points: list[Point], loss: str) -> Optimum:
             settings = [setting for setting in of(losses, "fine-tuning") if setting.pool == pool]
             rho = np.array([setting.rho for setting in settings])
             found.append(vertex(rho, np.array([losses[setting][seed] for setting in settings])))
-        rhos.append([rho for rho, _, _ in found])
-        multipliers.append([law.pool(least) / law.pool(first) for _, least, first in found])
+        rhos.append([best.rho for best in found])
+        multipliers.append([law.pool(best.least) / law.pool(best.at_zero) for best in found])
     return Optimum(np.array(pools), np.array(rhos), np.array(multipliers))
 
 
-def vertex(rho: ndarray, losses: ndarray) -> tuple[float, float, float]:
-    """Fit a parabola: where in the range of ρ it is least, its value there, and its value at ρ = 0."""
+def vertex(rho: ndarray, losses: ndarray) -> Vertex:
+    """Fit a parabola to losses at shares of replay (k,), and find where in their range it is least."""
     curve = np.polynomial.Polynomial.fit(rho, losses, 2)
     along = np.linspace(0, rho.max(), 1001)
     best = along[curve(along).argmin()]
-    return best, curve(best), curve(0.0)
+    return Vertex(best, curve(best), curve(0.0))
