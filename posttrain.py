@@ -72,8 +72,8 @@ def main():
     if args.lora:
         add_lora(model)
 
-    # One pass, and a schedule that Stage 1 began, go on to their end. Else the last step is evaluated too, so
-    # that some weights are always best.
+    # --compute-matched and --go-on take all their steps. Else it stops early, and the last step is evaluated
+    # too, so that some weights are always best.
     stops_early = not args.compute_matched and not args.go_on
     network = run.begin(model, stream)                  # on its device and ranks; --resume: from last.pt
     for step in run.steps():                            # between two steps: log, save, obey a signal

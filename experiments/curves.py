@@ -27,8 +27,8 @@ class Curves(NamedTuple):
     judge: Callable[[ndarray, dict[str, ndarray]], Judged]   # dial (k,), losses (seeds, k) → the claims
     colour: str
     belongs: Callable[[Point], bool] = lambda point: True    # whether a point is of this figure
+    # (preset, series, loss) → the paper's curve, (n, 2)
     published: Callable[[str, object, str], ndarray | None] = lambda *of: None
-    # (preset, series, loss) → the paper's, (n, 2)
     scale: str = "linear"                                    # of the dial's axis; or "log"
     name_value: Callable[[float], str] = "{:.3g}".format     # a value of the dial, for axis and table
     choose: Callable[[list[Point]], list[Point]] = list      # of those that belong, the ones to show: all

@@ -1,7 +1,7 @@
 """A probe of a finished run: what Gaussian noise on its weights costs (Springer et al. 2025, Section 3).
 
 Every matrix gets noise of standard deviation γ times that of its initial weights, whatever became of them;
-norm gains, whose initial one is 0, get none. Draws depend on the seed and the shapes alone: runs of one shape
+norm gains start alike, and get none. Draws depend on the seed and the shapes alone: runs of one shape
 are compared under the same noise. Nothing is trained and no weights are kept.
 
     python -m experiments.noise --init out/pretrain --gamma 0.1
@@ -49,8 +49,8 @@ def main() -> None:
         say(f"{args.out} is finished with these arguments, nothing to do")
         return
 
-    # D_pre and D_post are those of the run, D_ft is what it was fine-tuned on or may be. Of C4 no more is
-    # read than is held out.
+    # D_pre and D_post are those of the run, D_ft is what it was fine-tuned on or may be: only its held-out
+    # windows are needed, so that a corpus that is streamed need not be read on.
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model).to(device)
     with ranks.first():
@@ -61,7 +61,7 @@ def main() -> None:
         corpora = [corpus_of(lineage, "pre"), corpus_of(lineage, "post"), ft]
     held_out = {corpus.role: corpus.held_out_sequences(model.config.context) for corpus in corpora}
 
-    # The folder is this process's until it ends; there are no steps to log.
+    # The folder is this process's until it ends. What it takes for a log is of steps, which a probe has not.
     if ranks.rank() == 0:
         lock = folder.occupy(args.out, 0, args.overwrite)
         (args.out / "log.jsonl").unlink()

@@ -89,7 +89,7 @@ def verdict(*estimates: Estimate, also: bool = True) -> str:
 
 
 def less_sure(*estimates: Estimate) -> Estimate:
-    """Choose, of what must all be above 0, the one whose interval begins lowest; of one seed the lowest."""
+    """Choose, of numbers that must all be above 0, the weakest: whose interval begins lowest."""
     return min(estimates, key=lambda one: np.nanmin([one.low, one.value]))
 
 

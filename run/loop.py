@@ -194,6 +194,7 @@ class Run:
         know.
         """
         self.report.close()
+        # The weights are in ckpt.pt; what --go-on needs besides is the optimizer.
         if self.args.leave and ranks.rank() == 0:
             weightless = Checkpoint({}, asdict(self.model.config), list(self.identity.lineage))
             save_checkpoint(self.args.out / folder.LEFT, weightless, self._progress())
@@ -230,6 +231,7 @@ class Run:
 
     def _place_in_schedule(self) -> None:
         """Find which steps of the schedule are this stage's; with --go-on, take up what Stage 1 left."""
+        # With --leave N this stage ends N steps before its schedule, and posttrain.py --go-on takes those.
         self.steps_before = 0
         self.schedule_steps = self.stream.steps + self.args.leave
         if not self.args.go_on:

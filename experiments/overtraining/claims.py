@@ -60,13 +60,13 @@ def shown_gamma(gamma: float) -> str:
 def judge_growth(modification: str, rises: tuple[str, ...], budgets: ndarray,
                  by_loss: dict[str, ndarray]) -> Judged:
     """Judge progressive sensitivity and catastrophic overtraining (Section 3) of one size of modification."""
-    # Nothing is asked of weights as they are.
+    # The curve at γ = 0 is there to be seen, no claim is about it.
     if not by_loss["ΔL_pre"].any():
         return []
     claims = []
     for rise in rises:
         grows = estimate(slope(np.log2(budgets), by_loss[rise]))
-        claims.append((f"{modification} costs more {rise[1:]} after more pretraining",
+        claims.append((f"{modification} costs more {rise.removeprefix('Δ')} after more pretraining",
                        f"{rise} a doubling of the budget", grows))
     if len(budgets) > 2:
         inside = estimate(best_inside(by_loss["L_pre"]))
@@ -114,7 +114,10 @@ def judge_exposed(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 
 def judge_at_equal_loss(curves: dict[float, Curve]) -> Judged:
-    """Judge the same at equal L_im, which Stage 2 at several rates makes different at every λ."""
+    """Judge the same at equal L_im: fit ΔL_post = a + b L_im + c λ for each seed, and take −c.
+
+    Stage 2 at several rates makes L_im vary at every λ, so that b and c can be told apart.
+    """
     if len(curves) < 2:
         return []
     lams = np.hstack([np.broadcast_to(dial, by_loss["L_im"].shape) for dial, by_loss in curves.values()])

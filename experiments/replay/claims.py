@@ -37,7 +37,10 @@ def describe(lineage: list[dict]) -> dict[str, object]:
 
 
 def judge(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Judge that replay's gain is there after Stage 3: at the ρ that is best for L_im, L_ret is lower too."""
+    """Judge that replay's gain is there after Stage 3: at the ρ that is best for L_im, L_ret is lower too.
+
+    The shares (k,) rise from 0, which is no replay; each loss is (seeds, k).
+    """
     seeds = np.arange(len(by_loss["L_im"]))
     chosen = 1 + best_of_others(by_loss["L_im"][:, 1:])
     gained = estimate(by_loss["L_im"][:, 0] - by_loss["L_im"][seeds, chosen])

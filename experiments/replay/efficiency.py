@@ -49,7 +49,7 @@ class Efficiency(NamedTuple):
         return [point for point in points if point["recipe"] == "reference" or point["pool"] == least]
 
     def required(self) -> str:
-        """Say what a pipeline must have: `line_up` does."""
+        """Say nothing of what a pipeline must have: `line_up` tells what is missing."""
         return ""
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class Efficiency(NamedTuple):
                 measured = f"loss lower by: {gain:.3f}, {shown_multiplier(losses, claim)}"
                 rows.append([claim.words, pipeline, measured, gain.shown_p(), verdict(gain)])
 
-            # A difference of gains has no pool.
+            # A difference of two gains is no loss: no law gives it a multiplier.
             less = estimate(gained_by_replay(losses, late=True) - gained_by_replay(losses, late=False))
             measured = f"gain at the highest α − at the lowest: {less:.3f}"
             rows.append(["replay gains less where Stage 1 has the target", pipeline, measured, less.shown_p(),
@@ -193,10 +193,10 @@ def gained_by_replay(losses: Losses, late: bool) -> ndarray:
 
 
 def compared(losses: Losses) -> list[Arm]:
-    """List the settings that the picture shows: of each kind the one without replay and the best."""
+    """List what the picture shows: of each kind the one without replay, all late, and the best."""
     shown = []
     for settings in (of(losses, "fine-tuning"), of(losses, "mid-training"), of(losses, "tied")):
-        plain = max(without_replay(settings), key=lambda setting: setting.alpha)     # all was judged before
+        plain = max(without_replay(settings), key=lambda setting: setting.alpha)
         shown += [plain, min(settings, key=lambda setting: losses[setting].mean())]
     return list(dict.fromkeys(shown))
 

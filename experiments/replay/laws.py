@@ -52,8 +52,10 @@ def fit_power(x: ndarray, losses: ndarray) -> PowerLaw:
     # Given B the law is a line in x^(−B), so that only B is searched for, around the best so far.
     exponents = np.geomspace(1e-4, 10, 501)
     for _ in range(3):
-        fits = [PowerLaw(slope, B, constant) for B in exponents
-                for slope, constant in [line(x ** -B, losses)]]
+        fits = []
+        for B in exponents:
+            slope, constant = line(x ** -B, losses)
+            fits.append(PowerLaw(slope, B, constant))
         misses = [np.sum((fit.loss(x) - losses) ** 2) for fit in fits]
         best = int(np.argmin(misses))
         exponents = np.geomspace(exponents[max(best - 1, 0)], exponents[min(best + 1, 500)], 501)
@@ -64,7 +66,7 @@ LAWS = {"power": fit_power, "log": fit_log}
 
 
 def multiplier(x: ndarray, losses: ndarray, law: str, recipe: float, baseline: float) -> float:
-    """Say how many times the pool of a baseline's loss is that of a recipe's."""
+    """Divide the pool at a recipe's loss by that at a baseline's, read off references x and losses, (n,)."""
     fit = LAWS[law](x, losses)
     return fit.pool(recipe) / fit.pool(baseline)
 

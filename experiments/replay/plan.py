@@ -1,8 +1,8 @@
-"""The runs of the figures: every recipe has the same steps in all and sees the target pool equally often.
+"""The runs of the figures: T steps each, and within a recipe the target pool is read equally often, R times.
 
-Of T steps a share g sees the pool, read R times. Stage 2 takes α of that and a share ρ of generic text, so d
-= gα/(1 − ρ) of all steps; Stage 1 sees the rest of the pool. More replay makes Stage 2 longer and Stage 1
-shorter, and adds no compute.
+g = R · pool/(T · batch) is the target's share of all sequences. Stage 2 takes α of it, and of Stage 2 a share
+ρ is generic text, so that it has d = gα/(1 − ρ) of all steps; Stage 1 has the rest. More replay makes Stage 2
+longer, Stage 1 shorter, and adds no compute.
 """
 
 import itertools
@@ -39,16 +39,16 @@ class Split(NamedTuple):
 
 
 def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, pool: float = 1) -> Split:
-    """Share out a budget's steps: R repeats of `pool` pools, ρ = 1 − 1/stretch, α of the target in Stage 2.
+    """Share out a budget's steps: R repeats of `pool` pools, α of them in Stage 2.
 
-    Stage 2 is of whole steps, and nothing is rounded but α's share to whole sequences. Raises ValueError if
-    Stage 2 would be longer than all.
+    `stretch` is how many times longer replay makes Stage 2, 1/(1 − ρ). The target is rounded to whole
+    sequences, Stage 2 to whole steps. Raises ValueError if Stage 2 would be longer than all.
     """
     target = round(repeats * pool * budget.pool)
     target2 = round(alpha * target)
-    stage2 = round(target2 * stretch / budget.batch) * budget.batch
-    stage1 = budget.steps * budget.batch - stage2
-    recipe = Split(stage1 - (target - target2), target - target2, stage2 - target2, target2)
+    later = round(target2 * stretch / budget.batch) * budget.batch
+    earlier = budget.steps * budget.batch - later
+    recipe = Split(earlier - (target - target2), target - target2, later - target2, target2)
     if min(recipe) < 0:
         raise ValueError(f"{budget.steps} steps are too few for {recipe}")
     return recipe

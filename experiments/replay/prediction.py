@@ -19,6 +19,7 @@ from experiments.replay.laws import fit_log
 from experiments.statistics import estimate, verdict
 
 TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1
+LEAST_SHARE = 0.25                           # that ρ* must have for that to say anything
 
 
 class Vertex(NamedTuple):
@@ -44,7 +45,7 @@ class Prediction(NamedTuple):
         return [point for point in points if point["recipe"] in ("fine-tuning", "reference")]
 
     def required(self) -> str:
-        """Say what a pipeline must have: `line_up` does."""
+        """Say nothing of what a pipeline must have: `line_up` tells what is missing."""
         return ""
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
@@ -61,13 +62,14 @@ class Prediction(NamedTuple):
             falls = estimate(found.multiplier[:, 0] - found.multiplier[:, -1])
 
             # Without replay's gain ρ* is 0 and M is 1, and the prediction holds of nothing.
-            replays = estimate(found.rho.min(axis=1) - TOLERANCE)
-            rows += [["replay is worth 1/(1 − ρ*) times the pool", pipeline,
-                      f"{TOLERANCE} − |M(1 − ρ*) − 1| at the worst pool: {near:.3f}, least ρ* − {TOLERANCE}: "
-                      f"{replays:.3f}", f"{near.shown_p()}, {replays.shown_p()}", verdict(near, replays)],
-                     ["it is worth less, the larger the pool", pipeline,
-                      f"M at the smallest pool − at the largest: {falls:.3f}", falls.shown_p(),
-                      verdict(falls)]]
+            replays = estimate(found.rho.min(axis=1) - LEAST_SHARE)
+            measured = (f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, "
+                        f"ρ* − {LEAST_SHARE}: {replays:.3f}")
+            rows.append(["replay is worth 1/(1 − ρ*) times the pool", pipeline, measured,
+                         f"{near.shown_p()}, {replays.shown_p()}", verdict(near, replays)])
+            measured = f"M at the smallest pool − at the largest: {falls:.3f}"
+            rows.append(["it is worth less, the larger the pool", pipeline, measured, falls.shown_p(),
+                         verdict(falls)])
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -83,7 +85,7 @@ class Prediction(NamedTuple):
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw what was measured, and the prediction with n₀ at the middle pool."""
-        # What replay is worth tells the best share at one pool, and the model the best share at the others.
+        # n₀ is fitted to the best share of the middle pool: the dashed line is what the model makes of it.
         for pipeline, (left, right) in zip(distinct(points, "pipeline"), axes):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
             rho = found.rho.mean(axis=0)
