@@ -50,7 +50,7 @@ def test_the_split_by_hand():
     budget = Budget(steps=64, batch=8, context=16, pool=32, tuning_repeats=4, repeats=2)
     # 128 of 512 sequences are the target's; half in Stage 2, where they are a quarter
     assert split(budget, 4, stretch=4, alpha=0.5) == (192, 64, 192, 64)
-    assert split(budget, 4, alpha=0, pool=2) == (256, 256, 0, 0)
+    assert split(budget, 4, alpha=0, pools=2) == (256, 256, 0, 0)
     with pytest.raises(ValueError, match="64 steps are too few"):
         split(budget, 4, stretch=8)
 
@@ -108,8 +108,8 @@ def test_laws_find_what_they_are():
     x = np.array([1.0, 2, 4, 8, 16])
     power = LAWS["power"](x, 3 + 0.5 * x ** -0.7)
     assert power == pytest.approx((0.5, 0.7, 3), rel=1e-4)
-    assert power.pool(3.25) == pytest.approx(2 ** (1 / 0.7))
-    assert power.pool(3.0) == power.pool(2.9) == np.inf
+    assert power.pools(3.25) == pytest.approx(2 ** (1 / 0.7))
+    assert power.pools(3.0) == power.pools(2.9) == np.inf
     assert LAWS["log"](x, 3 - 0.2 * np.log(x)) == pytest.approx((-0.2, 3))
 
 
@@ -171,7 +171,7 @@ def test_shares_of_replay_are_a_curve_a_recipe(stage, recipes):
 
 
 def test_a_seed_that_lacks_a_recipe_is_left_out():
-    points = [{"recipe": recipe, "alpha": 1.0, "rho": 0.0, "pool": 1, "seed": seed, "L_im": 1.0}
+    points = [{"recipe": recipe, "alpha": 1.0, "rho": 0.0, "pool_tokens": 1, "seed": seed, "L_im": 1.0}
               for recipe in ("fine-tuning", "mid-training", "tied", "reference") for seed in "12"]
     assert all(len(losses) == 2 for losses in line_up(points, "L_im", RECIPES).values())
     assert all(len(losses) == 1 for losses in line_up(points[1:], "L_im", RECIPES).values())
@@ -192,7 +192,7 @@ def test_no_gain_does_not_survive_and_predicts_nothing():
     assert survives.value == pytest.approx(-0.25) and verdict(survives) == "not seen (2 seeds)"
     points = []
     for seed, pool, rho in itertools.product("12", (0.25, 1, 2, 4), (0, 0.5, 0.75)):
-        point = {"pipeline": "a → b", "seed": seed, "alpha": 1.0, "rho": rho, "pool": pool}
+        point = {"pipeline": "a → b", "seed": seed, "alpha": 1.0, "rho": rho, "pool_tokens": pool}
         points.append(point | {"recipe": "fine-tuning", "L_im": 3 + 0.3 * rho})
         if rho == 0 and pool >= 1:
             points.append(point | {"recipe": "reference", "L_im": 2 - 0.3 * np.log(pool)})
@@ -201,8 +201,8 @@ def test_no_gain_does_not_survive_and_predicts_nothing():
 
 
 def test_efficiency_leaves_out_recipes_on_other_pools():
-    tuned = [{"recipe": "fine-tuning", "pool": pool} for pool in (0.5, 1, 2)]
-    references = [{"recipe": "reference", "pool": pool} for pool in (1, 2)]
+    tuned = [{"recipe": "fine-tuning", "pool_tokens": pool} for pool in (0.5, 1, 2)]
+    references = [{"recipe": "reference", "pool_tokens": pool} for pool in (1, 2)]
     assert Efficiency(("L_im",)).select(tuned + references) == [tuned[1], *references]
 
 

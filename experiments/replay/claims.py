@@ -20,7 +20,7 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     # The roles of its corpora name a pipeline.
     first, ft = lineage[0]["args"], lineage[-1]["args"]
     told = {"pipeline": f"{stem(first['pre'])} → {stem(first['post'])} → {stem(ft['ft'])}",
-            "seed": seed_of(lineage), "pool": first["post_tokens"]}
+            "seed": seed_of(lineage), "pool_tokens": first["post_tokens"]}
 
     # One stage that has the target all along: a schedule of its own tells the tied mixture from a reference.
     if len(lineage) == 2:

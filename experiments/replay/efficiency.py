@@ -13,19 +13,19 @@ from experiments.statistics import Estimate, at_best_of_others, estimate, verdic
 from run.files import UserError
 
 RECIPES = {"fine-tuning", "mid-training", "tied", "reference"}
-Losses = dict["Arm", ndarray]                # of every setting, over seeds (seeds,)
+Losses = dict["Arm", ndarray]                # of every arm, over seeds (seeds,)
 
 
 class Arm(NamedTuple):
-    """A recipe with its dials: what is compared."""
+    """A recipe with its dials, as one arm of a comparison."""
     recipe: str
     alpha: float
     rho: float
-    pool: float                                  # in the recipes' pools
+    pools: float                                 # of the target, in those of the smallest reference run
 
     def __str__(self) -> str:
         if self.recipe == "reference":
-            return f"reference, pool ×{self.pool:g}"
+            return f"reference, pool ×{self.pools:g}"
         if self.recipe == "tied":
             return "tied mixture"
         alpha = f", α = {self.alpha:g}" if self.recipe == "mid-training" else ""
@@ -33,7 +33,7 @@ class Arm(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """That the best of some settings has a lower target loss than the best of others."""
+    """That the best of some arms has a lower target loss than the best of others."""
     words: str
     better: list[Arm]
     worse: list[Arm]
@@ -45,8 +45,8 @@ class Efficiency(NamedTuple):
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep the reference runs, and recipes on the pool of the smallest."""
-        least = min((point["pool"] for point in having(points, recipe="reference")), default=None)
-        return [point for point in points if point["recipe"] == "reference" or point["pool"] == least]
+        least = min((point["pool_tokens"] for point in having(points, recipe="reference")), default=None)
+        return [point for point in points if point["recipe"] == "reference" or point["pool_tokens"] == least]
 
     def required(self) -> str:
         """Say nothing of what a pipeline must have: `line_up` tells what is missing."""
@@ -75,18 +75,18 @@ class Efficiency(NamedTuple):
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate losses, and pools that the reference recipe needs for the target's, under a header."""
-        rows = [["where", "setting", *self.losses, "pool by the power law", "by the log law",
+        rows = [["where", "recipe", *self.losses, "pool by the power law", "by the log law",
                  "within the references"]]
         for pipeline in distinct(points, "pipeline"):
             there = having(points, pipeline=pipeline)
             by_loss = [line_up(there, loss, RECIPES) for loss in self.losses]
             x, references = reference_of(by_loss[0])
             fitted = [fit(x, references.mean(axis=0)) for fit in LAWS.values()]
-            for setting, target in by_loss[0].items():
+            for arm, target in by_loss[0].items():
                 inside = references.mean(axis=0).min() <= target.mean() <= references.mean(axis=0).max()
-                means = [mean_over_seeds(losses[setting]) for losses in by_loss]
-                pools = [f"{law.pool(target.mean()):.2f}" for law in fitted]
-                rows.append([pipeline, str(setting), *means, *pools, "yes" if inside else "no"])
+                means = [mean_over_seeds(losses[arm]) for losses in by_loss]
+                pools = [f"{law.pools(target.mean()):.2f}" for law in fitted]
+                rows.append([pipeline, str(arm), *means, *pools, "yes" if inside else "no"])
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
@@ -101,9 +101,9 @@ class Efficiency(NamedTuple):
                      ylabel=f"{self.losses[0]} (nats per token)")
 
             # Laws reach as far as the recipes do, beyond what they were fitted to.
-            levels = {str(setting): losses[setting].mean() for setting in compared(losses)}
+            levels = {str(arm): losses[arm].mean() for arm in compared(losses)}
             fitted = {name: fit(x, references.mean(axis=0)) for name, fit in LAWS.items()}
-            least = min(fitted["log"].pool(level) for level in levels.values())
+            least = min(fitted["log"].pools(level) for level in levels.values())
             along = np.geomspace(min(least, x[0]), x[-1], 100)
             for (name, law), style in zip(fitted.items(), ("-", ":")):
                 axis.plot(along, law.loss(along), style, color="black", linewidth=1, label=f"{name} law")
@@ -117,45 +117,45 @@ class Efficiency(NamedTuple):
 # Arms
 
 def line_up(points: list[Point], loss: str, recipes: set[str]) -> Losses:
-    """Collect a loss by setting, over the seeds that have all settings that any seed has.
+    """Collect a loss by arm, over the seeds that have all arms that any seed has.
 
     Raises UserError if no seed has, or one of the recipes is not there.
     """
     # Pools are counted in that of the smallest reference run.
-    unit = min(distinct(having(points, recipe="reference"), "pool"), default=1)
+    unit = min(distinct(having(points, recipe="reference"), "pool_tokens"), default=1)
     by_seed = {}
     for point in points:
-        setting = Arm(point["recipe"], round(point["alpha"], 3), point["rho"], point["pool"] / unit)
+        arm = Arm(point["recipe"], round(point["alpha"], 3), point["rho"], point["pool_tokens"] / unit)
         of_seed = by_seed.setdefault(point["seed"], {})
-        if setting in of_seed:
-            raise UserError(f"two runs of seed {point['seed']} are {setting}, name those of one sweep")
-        of_seed[setting] = point[loss]
-    settings = sorted(set().union(*by_seed.values()))
-    whole = [of_seed for of_seed in by_seed.values() if len(of_seed) == len(settings)]
-    lacking = recipes - {setting.recipe for setting in settings}
+        if arm in of_seed:
+            raise UserError(f"two runs of seed {point['seed']} are {arm}, name those of one sweep")
+        of_seed[arm] = point[loss]
+    arms = sorted(set().union(*by_seed.values()))
+    whole = [of_seed for of_seed in by_seed.values() if len(of_seed) == len(arms)]
+    lacking = recipes - {arm.recipe for arm in arms}
     if not whole or lacking:
         raise UserError(f"no seed has all runs of {' and '.join(sorted(lacking or recipes))}, "
                         "finish its sweep first")
-    return {setting: np.array([of_seed[setting] for of_seed in whole]) for setting in settings}
+    return {arm: np.array([of_seed[arm] for of_seed in whole]) for arm in arms}
 
 
 def reference_of(losses: Losses) -> tuple[ndarray, ndarray]:
     """Collect the reference runs: pools (n,) and losses (seeds, n)."""
-    settings = of(losses, "reference")
-    pools = np.array([setting.pool for setting in settings])
-    return pools, np.stack([losses[setting] for setting in settings], axis=1)
+    arms = of(losses, "reference")
+    pools = np.array([arm.pools for arm in arms])
+    return pools, np.stack([losses[arm] for arm in arms], axis=1)
 
 
 def of(losses: Losses, recipe: str) -> list[Arm]:
-    """List the settings of a recipe."""
-    return [setting for setting in losses if setting.recipe == recipe]
+    """List the arms of a recipe."""
+    return [arm for arm in losses if arm.recipe == recipe]
 
 
-def best(losses: Losses, settings: list[Arm]) -> ndarray:
-    """Take each seed's loss (seeds,) in the setting that is best for the other seeds."""
-    if not settings:
+def best(losses: Losses, arms: list[Arm]) -> ndarray:
+    """Take each seed's loss (seeds,) in the arm that is best for the other seeds."""
+    if not arms:
         raise UserError("a recipe lacks its run without replay, or all with it, finish its sweep first")
-    return at_best_of_others(np.stack([losses[setting] for setting in settings], axis=1))
+    return at_best_of_others(np.stack([losses[arm] for arm in arms], axis=1))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -164,8 +164,8 @@ def best(losses: Losses, settings: list[Arm]) -> ndarray:
 def claims(losses: Losses) -> list[Claim]:
     """List what is compared: the paper's three, mid-training itself, and the tied mixture, not in it."""
     tuning, middle = of(losses, "fine-tuning"), of(losses, "mid-training")
-    late = [setting for setting in middle if setting.alpha == 1]
-    early = [setting for setting in middle if setting.alpha < 1]
+    late = [arm for arm in middle if arm.alpha == 1]
+    early = [arm for arm in middle if arm.alpha < 1]
     return [
         Claim("replay lowers the target loss, fine-tuning", with_replay(tuning), without_replay(tuning)),
         Claim("replay lowers the target loss, mid-training", with_replay(late), without_replay(late)),
@@ -174,30 +174,30 @@ def claims(losses: Losses) -> list[Claim]:
         Claim("two stages beat the tied mixture", middle, of(losses, "tied"))]
 
 
-def with_replay(settings: list[Arm]) -> list[Arm]:
+def with_replay(arms: list[Arm]) -> list[Arm]:
     """Keep those that replay."""
-    return [setting for setting in settings if setting.rho > 0]
+    return [arm for arm in arms if arm.rho > 0]
 
 
-def without_replay(settings: list[Arm]) -> list[Arm]:
+def without_replay(arms: list[Arm]) -> list[Arm]:
     """Keep those that do not replay."""
-    return [setting for setting in settings if setting.rho == 0]
+    return [arm for arm in arms if arm.rho == 0]
 
 
 def gained_by_replay(losses: Losses, late: bool) -> ndarray:
     """Measure what replay gains in mid-training, (seeds,), at the highest α or at the lowest."""
     middle = of(losses, "mid-training")
-    alphas = sorted({setting.alpha for setting in middle})
-    there = [setting for setting in middle if setting.alpha == alphas[-1 if late else 0]]
+    alphas = sorted({arm.alpha for arm in middle})
+    there = [arm for arm in middle if arm.alpha == alphas[-1 if late else 0]]
     return best(losses, without_replay(there)) - best(losses, with_replay(there))
 
 
 def compared(losses: Losses) -> list[Arm]:
     """List what the picture shows: of each kind the one without replay, all late, and the best."""
     shown = []
-    for settings in (of(losses, "fine-tuning"), of(losses, "mid-training"), of(losses, "tied")):
-        plain = max(without_replay(settings), key=lambda setting: setting.alpha)
-        shown += [plain, min(settings, key=lambda setting: losses[setting].mean())]
+    for arms in (of(losses, "fine-tuning"), of(losses, "mid-training"), of(losses, "tied")):
+        plain = max(without_replay(arms), key=lambda arm: arm.alpha)
+        shown += [plain, min(arms, key=lambda arm: losses[arm].mean())]
     return list(dict.fromkeys(shown))
 
 

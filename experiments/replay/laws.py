@@ -16,8 +16,8 @@ class PowerLaw(NamedTuple):
         """Tell the loss at a pool of x."""
         return self.A * x ** -self.B + self.C
 
-    def pool(self, loss: float) -> float:
-        """Tell the pool at which the loss would be reached; infinite at C and below."""
+    def pools(self, loss: float) -> float:
+        """Tell how many pools it takes to reach a loss; infinitely many at C and below."""
         return ((loss - self.C) / self.A) ** (-1 / self.B) if loss > self.C else np.inf
 
 
@@ -30,8 +30,8 @@ class LogLaw(NamedTuple):
         """Tell the loss at a pool of x."""
         return self.at_one + self.slope * np.log(x)
 
-    def pool(self, loss: float) -> float:
-        """Tell the pool at which the loss would be reached."""
+    def pools(self, loss: float) -> float:
+        """Tell how many pools it takes to reach a loss."""
         return float(np.exp((loss - self.at_one) / self.slope))
 
 
@@ -68,7 +68,7 @@ LAWS = {"power": fit_power, "log": fit_log}
 def multiplier(x: ndarray, losses: ndarray, law: str, recipe: float, baseline: float) -> float:
     """Divide the pool at a recipe's loss by that at a baseline's, read off references x and losses, (n,)."""
     fit = LAWS[law](x, losses)
-    return fit.pool(recipe) / fit.pool(baseline)
+    return fit.pools(recipe) / fit.pools(baseline)
 
 
 def leave_one_out(x: ndarray, losses: ndarray, law: str, recipe: float,

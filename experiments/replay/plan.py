@@ -38,13 +38,14 @@ class Split(NamedTuple):
     target2: int
 
 
-def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, pool: float = 1) -> Split:
-    """Share out a budget's steps: R repeats of `pool` pools, α of them in Stage 2.
+def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1,
+          pools: float = 1) -> Split:
+    """Share out a budget's steps: R repeats of so many pools, α of them in Stage 2.
 
     `stretch` is how many times longer replay makes Stage 2, 1/(1 − ρ). The target is rounded to whole
     sequences, Stage 2 to whole steps. Raises ValueError if Stage 2 would be longer than all.
     """
-    target = round(repeats * pool * budget.pool)
+    target = round(repeats * pools * budget.pool)
     target2 = round(alpha * target)
     later = round(target2 * stretch / budget.batch) * budget.batch
     earlier = budget.steps * budget.batch - later
@@ -54,9 +55,9 @@ def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1, po
     return recipe
 
 
-def stage1(budget: Budget, recipe: Split, pool: float = 1) -> str:
+def stage1(budget: Budget, recipe: Split, pools: float = 1) -> str:
     """Write Stage 1's tokens as pretrain.py's flags; λ is the passes over the pool."""
-    context, size = budget.context, round(pool * budget.pool)
+    context, size = budget.context, round(pools * budget.pool)
     return (f"pretrain --pre $pre --post $post $model --tokens {recipe.generic1 * context} "
             f"--post-tokens {size * context} --lam {recipe.target1 / size:g}")
 
@@ -67,12 +68,12 @@ def stage2(budget: Budget, recipe: Split) -> str:
     return f"posttrain --max-tokens {recipe.target2 * budget.context} --replay {replay:.6g} $at_end"
 
 
-def fine_tuning(budget: Budget, stretches: Sequence[float] = STRETCHES, pool: float = 1) -> list[str]:
+def fine_tuning(budget: Budget, stretches: Sequence[float] = STRETCHES, pools: float = 1) -> list[str]:
     """Plan two schedules, one a stage, the optimizer new: a chain a share of replay."""
     lines = []
     for stretch in stretches:
-        recipe = split(budget, budget.tuning_repeats, stretch, pool=pool)
-        lines.append(f"{stage1(budget, recipe, pool)} $cosine | {stage2(budget, recipe)} $tuned | {STAGE_3}")
+        recipe = split(budget, budget.tuning_repeats, stretch, pools=pools)
+        lines.append(f"{stage1(budget, recipe, pools)} $cosine | {stage2(budget, recipe)} $tuned | {STAGE_3}")
     return lines
 
 
@@ -94,9 +95,9 @@ def mid_training(budget: Budget) -> list[str]:
 def reference(budget: Budget) -> list[str]:
     """Plan one stage with more and more of the target, spread evenly: the scale that recipes are read on."""
     lines = []
-    for pool in POOLS:
-        recipe = split(budget, budget.repeats, alpha=0, pool=pool)
-        lines.append(f"{stage1(budget, recipe, pool)} $reference | {STAGE_3}")
+    for pools in POOLS:
+        recipe = split(budget, budget.repeats, alpha=0, pools=pools)
+        lines.append(f"{stage1(budget, recipe, pools)} $reference | {STAGE_3}")
     return lines
 
 

@@ -111,17 +111,17 @@ def optimum(points: list[Point], loss: str) -> Optimum:
     """Find ρ* and M at each pool, seed by seed: the vertex of a parabola in ρ, read off the log law."""
     losses = line_up(points, loss, {"fine-tuning", "reference"})
     x, references = reference_of(losses)
-    pools = sorted({setting.pool for setting in of(losses, "fine-tuning")})
+    pools = sorted({arm.pools for arm in of(losses, "fine-tuning")})
     rhos, multipliers = [], []
     for seed, reference in enumerate(references):
         law = fit_log(x, reference)
         found = []
         for pool in pools:
-            settings = [setting for setting in of(losses, "fine-tuning") if setting.pool == pool]
-            rho = np.array([setting.rho for setting in settings])
-            found.append(vertex(rho, np.array([losses[setting][seed] for setting in settings])))
+            arms = [arm for arm in of(losses, "fine-tuning") if arm.pools == pool]
+            rho = np.array([arm.rho for arm in arms])
+            found.append(vertex(rho, np.array([losses[arm][seed] for arm in arms])))
         rhos.append([best.rho for best in found])
-        multipliers.append([law.pool(best.least) / law.pool(best.at_zero) for best in found])
+        multipliers.append([law.pools(best.least) / law.pools(best.at_zero) for best in found])
     return Optimum(np.array(pools), np.array(rhos), np.array(multipliers))
 
 
