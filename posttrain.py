@@ -52,12 +52,13 @@ def main():
     with ranks.first():
         pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
 
-    # The replay: D_post's windows, and between them those of D_pre. Compute-matched takes what Stage 1 left
-    # of D_post.
+    # The replay: D_post's windows, and between them those of D_pre.
     context = model.config.context
     pre_windows = pre.windows(context, args.batch, args.seed, run.number)
     post_tokens = lineage[0]["args"]["post_tokens"]
     post_windows = post.windows(context, args.batch, args.seed, run.number, limit=post_tokens)
+
+    # How many of each. Compute-matched takes what Stage 1 left of D_post.
     n_post = whole_sequences(args.max_tokens, context)
     if args.compute_matched:
         post_windows = post_windows.left_after(lineage[0])

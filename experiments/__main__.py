@@ -54,6 +54,8 @@ def main() -> None:
     for run in runs:
         if run.is_finished():
             require_same(run)
+
+    # A list is for a cluster, and starts nothing.
     if args.list:
         print_commands(runs, args.list, args.nproc_per_node)
         return
@@ -121,6 +123,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     figures = sorted(by_figure())
     papers = [folder_of(paper) for paper in PAPERS]
     parser.add_argument("name", choices=(*figures, *papers, "all"), help="figure, or all of a paper, or all")
+
+    # At which size, of what, how often, and by how many at once.
     parser.add_argument("--preset", choices=pretrain.DEFAULTS["preset"], default="toy",
                         help="grid and model [toy]")
     parser.add_argument("--corpora", nargs="+", metavar="CORPUS",

@@ -1,7 +1,7 @@
 """Figures of a loss in the course of a chain's last stage: how what was acquired is lost."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,20 +21,20 @@ class Courses(NamedTuple):
     symbol: str                                              # as a table calls it
     before: str                                              # the loss when the stage begins, L_im
     during: str                                              # the same corpus's in its course, L_ret
-    losses: Sequence[str]                                    # both: of the table
     belongs: Callable[[Point], bool]                         # whether a point is of this figure
     judge: Callable[[ndarray, dict[str, ndarray]], Judged]   # dial (k,), losses (seeds, k) → the claims
     name_panel: Callable[[str], tuple[str, str]]             # a pipeline → its panel's title and x axis
     name_line: Callable[[str, float], str]                   # (pipeline, value) → what stands at a line's end
     colour: Callable[[float], str]                           # of a value's line
 
+    @property
+    def losses(self) -> tuple[str, str]:
+        """Name the losses of the table."""
+        return self.before, self.during
+
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of."""
         return [point for point in points if self.belongs(point)]
-
-    def required(self) -> str:
-        """Say what a pipeline must have, for an error to go on with: one point is enough."""
-        return ""
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels."""

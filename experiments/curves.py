@@ -38,10 +38,6 @@ class Curves(NamedTuple):
         """Keep those of the points that the figure is of."""
         return self.choose([point for point in points if self.belongs(point)])
 
-    def required(self) -> str:
-        """Say what a pipeline must have, for an error to go on with: one point is enough."""
-        return ""
-
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels."""
         return len(distinct(points, "pipeline")), len(self.panels)

@@ -28,7 +28,6 @@ class Kind(Protocol):
     losses: Sequence[str]                                               # those in the .csv
 
     def select(self, points: list[Point]) -> list[Point]: ...           # those that the figure is of
-    def required(self) -> str: ...                                      # what they lack, if none is
     def verdicts(self, points: list[Point]) -> list[list[str]]: ...     # rows of VERDICTS
     def table(self, points: list[Point]) -> list[list[str]]: ...        # a header and rows
     def shape(self, points: list[Point]) -> tuple[int, int]: ...        # rows and columns of panels
@@ -63,7 +62,9 @@ def draw(name: str, figure: Figure, runs: Sequence[Path], picture: Path) -> list
         raise UserError(f"runs of presets {', '.join(presets)} do not go into one figure")
     points = figure.kind.select(there)
     if not points:
-        raise UserError(f"none of these runs is of {name}{figure.kind.required()}")
+        # A kind that needs certain runs together may say which.
+        required = getattr(figure.kind, "required", lambda: "")
+        raise UserError(f"none of these runs is of {name}{required()}")
     if len(points) < len(there):
         print(f"{len(there) - len(points)} of {len(there)} runs are not of {name}, left out")
 

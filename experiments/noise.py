@@ -137,6 +137,8 @@ def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
     parser.flag("seed", seed, "of the noise")
     add_folder_flags(parser, out="out/noise", init="out/pretrain")
     args = parser.parse_args(argv)
+
+    # A probe stands beside the run, never in its folder, and takes what the run does not say from its preset.
     checkpoint = folder.take_up(args, "noise", after=("pretrain", "posttrain", "finetune"),
                                 told=("preset", "tokenizer"))
     if args.out.resolve() == checkpoint_path(args.init).parent.resolve():

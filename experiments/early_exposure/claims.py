@@ -155,7 +155,7 @@ def name_line(pipeline: str, lam: float) -> str:
     return f"pretrained on {pre} alone" if lam == 0 else f"and on {post} (λ = {lam:.3g})"
 
 
-FORGETTING = Courses(dial="lam", symbol="λ", before="L_im", during="L_ret", losses=("L_im", "L_ret"),
+FORGETTING = Courses(dial="lam", symbol="λ", before="L_im", during="L_ret",
                      belongs=lambda point: point["recipe"] in (UNMIXED, MIXED), judge=judge_forgetting,
                      name_panel=name_panel, name_line=name_line,
                      colour=lambda lam: PURPLE if lam else "black")

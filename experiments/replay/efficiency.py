@@ -48,10 +48,6 @@ class Efficiency(NamedTuple):
         least = min((point["pool_tokens"] for point in having(points, recipe="reference")), default=None)
         return [point for point in points if point["recipe"] == "reference" or point["pool_tokens"] == least]
 
-    def required(self) -> str:
-        """Say nothing of what a pipeline must have: `line_up` tells what is missing."""
-        return ""
-
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels."""
         return 1, len(distinct(points, "pipeline"))

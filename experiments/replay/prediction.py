@@ -44,10 +44,6 @@ class Prediction(NamedTuple):
         """Keep fine-tuning and the reference runs."""
         return [point for point in points if point["recipe"] in ("fine-tuning", "reference")]
 
-    def required(self) -> str:
-        """Say nothing of what a pipeline must have: `line_up` tells what is missing."""
-        return ""
-
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels."""
         return len(distinct(points, "pipeline")), 2
