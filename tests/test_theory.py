@@ -16,9 +16,9 @@ from theory.dynamics import (INCONSISTENT, SPECIALIZED, Moments, Setting, Task, 
                              matrix_loss, matrix_moments, mix, random_factors, rotation, sample_moments,
                              stage_1, targets, tasks, three_stages, three_stages_by_matrices, unmixed,
                              violations)
-from theory.theorems import (Check, alpha_threshold, clock, clock_edges, compute_matched, default_T, edges,
-                             half_crossing, half_times, latest_post, measured_edges, perturbed_loss,
-                             retention_bound, start_of, theorems)
+from theory.theorems import Check, retention_bound, theorems
+from theory.window import (alpha_threshold, clock, clock_edges, compute_matched, default_T, edges, half_crossing,
+                           half_times, latest_post, measured_edges, perturbed_loss, start_of)
 
 STANDARD = Setting()
 DEPTHS = {2: 10.0, 3: math.log(10), 4: math.log(20) / 2}     # depth → T, with the same clock of 5
@@ -507,6 +507,6 @@ def test_flags_make_the_setting():
 
 def test_theory_needs_nothing_of_the_rest():
     house = "{'torch', 'matplotlib', 'model', 'data', 'run', 'experiments'}"
-    code = f"import sys, theory.theorems; print({house} & set(sys.modules))"
+    code = f"import sys, theory.theorems, theory.window; print({house} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

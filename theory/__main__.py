@@ -16,7 +16,8 @@ from .dynamics import Run, Setting, violations
 from .figures import (EDGE_WORDS, LAMBDAS, Departures, EdgeErrors, both_departures, draw_alpha, draw_beyond,
                       draw_departures, draw_stages, draw_times, draw_window, edge_errors, matched_runs,
                       runs_over_alpha)
-from .theorems import LONGEST, Check, clock, clock_edges, default_T, edges, latest_post, theorems
+from .theorems import LONGEST, Check, theorems
+from .window import clock, clock_edges, default_T, edges, latest_post
 
 HELP = {
     "alpha": "α, share of D_post in Stage 1 of the mixed run",

@@ -17,23 +17,9 @@ from numpy import ndarray
 from .dynamics import (BLOCKS, INCONSISTENT, SPECIALIZED, Run, Setting, Task, aligned_factors, descend,
                        descend_matrices, flow, in_bases, loss, matrix_moments, random_factors, rotation,
                        stage_1, stage_2, targets, tasks, three_stages, three_stages_by_matrices, unmixed)
-from .theorems import (Edges, alpha_threshold, clock, clock_edges, compute_matched, default_T, edges,
+from .drawing import BLUE, GUIDE, MIXED, ORANGE, PALE, RED, UNMIXED, panels
+from .window import (Edges, alpha_threshold, clock, clock_edges, compute_matched, default_T, edges,
                        half_crossing, half_times, measured_edges, perturbed_loss)
-
-UNMIXED = "black"
-MIXED = "#7b2fa8"
-PALE = "#c9a6e0"
-BLUE = "#2a6fbb"
-RED = "#c44e00"
-ORANGE = "#e87b14"
-GUIDE = dict(color="grey", lw=0.8)
-
-
-def panels(rows: int, columns: int, height: float) -> tuple[Figure, ndarray]:
-    """Make a figure of 11 inches by `height`, and its axes."""
-    figure = Figure(figsize=(11, height), layout="constrained")
-    return figure, figure.subplots(rows, columns)
-
 
 # ---- stages.png: the two runs through their stages
 

@@ -1,0 +1,18 @@
+"""What all figures share: colours, and empty panels. Unmixed runs are black, as in the paper."""
+
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+UNMIXED = "black"
+MIXED = "#7b2fa8"
+PALE = "#c9a6e0"
+BLUE = "#2a6fbb"
+RED = "#c44e00"
+ORANGE = "#e87b14"
+GUIDE = dict(color="grey", lw=0.8)
+
+
+def panels(rows: int, columns: int, height: float) -> tuple[Figure, ndarray]:
+    """Make a figure of 11 inches by `height`, and its axes."""
+    figure = Figure(figsize=(11, height), layout="constrained")
+    return figure, figure.subplots(rows, columns)
