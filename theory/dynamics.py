@@ -284,7 +284,7 @@ def matrix_loss(theta: ndarray, task: Task, counts: ndarray) -> ndarray:
 
 def descend_matrices(factors: ndarray, moments: Moments, time: float, eta: float,
                      record: bool = False) -> ndarray:
-    """Train factors (L, n, n) by gradient descent on tr(θΣ_xθᵀ) − 2 tr(θΣ_yxᵀ); with record, show every step.
+    """Train factors (L, …, n, n) by gradient descent on tr(θΣ_xθᵀ) − 2 tr(θΣ_yxᵀ); with record, show every step.
 
     W_l ← W_l − 2η·(W₁⋯W_(l−1))ᵀ (θΣ_x − Σ_yx) (W_(l+1)⋯W_L)ᵀ (C.4, which for two factors is misprinted). A
     penalty reg·‖θ − θ₀‖² is in the moments, (Σ_x + reg·I, Σ_yx + reg·θ₀).
@@ -292,14 +292,15 @@ def descend_matrices(factors: ndarray, moments: Moments, time: float, eta: float
     # A gradient needs the product of the factors before W_l and of those after it; both grow one by one.
     path = [factors]
     for _ in range(round(time / eta)):
-        before, after = [np.eye(len(moments.cross))], [np.eye(len(moments.cross))]
+        one = np.eye(factors.shape[-1])
+        before, after = [one], [one]
         for left, right in zip(factors[:-1], factors[:0:-1]):
             before.append(before[-1] @ left)
             after.append(right @ after[-1])
 
         # All factors move together, from the same θ.
         residual = before[-1] @ factors[-1] @ moments.covariance - moments.cross
-        gradient = np.stack([b.T @ residual @ a.T for b, a in zip(before, reversed(after))])
+        gradient = np.stack([b.mT @ residual @ a.mT for b, a in zip(before, reversed(after))])
         factors = factors - 2 * eta * gradient
         if record:
             path.append(factors)
