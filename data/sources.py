@@ -44,7 +44,7 @@ HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, 
 TEXT_FIELDS = [("text",), ("prompt", "completion"), ("instruction", "input", "output"),
                ("instruction", "output"), ("inputs", "targets")]       # the first that a row has are read
 HELP = ("a file, a folder, hub:ORG/NAME[:CONFIG[/SPLIT]][@REVISION], or one of "
-        + " ".join((*embedded.NAMES, *HUB)) + "; web:20M, as long as that")
+        + " ".join((*embedded.NAMES, *HUB)) + "; web:20M, as long as that; web75music25, a mixture")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Source:
 def find_source(name: str, text_field: str | None = None) -> Source:
     """Decide what a corpus's name or path stands for; raises UserError if it stands for nothing."""
     corpus, colon, size = name.partition(":")
-    if corpus in embedded.NAMES:
+    if embedded.shares(corpus):
         with refusing(ArgumentTypeError):
             return Source(name, text_field, size=positive(size) if colon else None)
     if name.startswith("hub:"):

@@ -23,7 +23,7 @@ import torch
 import pretrain
 from data.sources import find_source
 from data.tokens import load_tokenizer, open_corpus
-from experiments import early_exposure, overtraining, replay
+from experiments import early_exposure, linear, overtraining, replay
 from experiments.cost import cost, tokens
 from experiments.drawing import VERDICTS, Figure, draw
 from experiments.points import stem
@@ -32,7 +32,7 @@ from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
 from run.report import table
 
-PAPERS = [early_exposure, overtraining, replay]
+PAPERS = [early_exposure, overtraining, replay, linear]
 
 
 def main() -> None:

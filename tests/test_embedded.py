@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from fractions import Fraction
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -57,6 +58,22 @@ def test_no_hash_seed_changes_them():
         text = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True,
                               stdout=subprocess.PIPE, env=os.environ | {"PYTHONHASHSEED": seed}).stdout
         assert text.decode() == f"{corpus('chem')[:50]}\n"
+
+
+def test_a_mixture_has_its_shares_of_documents_that_the_corpora_do_not_have():
+    mixture = list(islice(embedded.documents("web75music25"), 200))
+    of_web = set(islice(embedded.numbered("web", embedded.LATER), 200))
+    web = [document for document in mixture if document in of_web]
+    music = [document for document in mixture if document not in of_web]
+    assert sum(map(len, web)) / sum(map(len, mixture)) == pytest.approx(0.75, abs=0.02)
+    assert music == list(islice(embedded.numbered("music", embedded.LATER), len(music)))
+    assert not set(mixture) & {*corpus("web"), *corpus("music")}
+    assert set(islice(embedded.documents("web100music0"), 50)) <= of_web
+
+
+@pytest.mark.parametrize("name", ["web75music20", "web75tunes25", "web75", "75web25music", "WEB75music25"])
+def test_what_is_no_mixture(name):
+    assert embedded.shares(name) == {}
 
 
 def test_web_has_every_character_of_the_others():
