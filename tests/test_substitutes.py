@@ -8,7 +8,7 @@ import pytest
 from theory import substitutes
 from theory.substitutes import (LAMBDAS, Pair, Unit, after_stage_2, after_stage_3, along_stage_2, balanced,
                                 best_lambda, by_matrices, compute_matched, crossover, descend, least_learned,
-                                long_stages, loss, mix, slow_rate, tasks, three_stages)
+                                long_stages, loss, mix, on_a_mixture, slow_rate, tasks, three_stages)
 
 
 @pytest.fixture
@@ -123,6 +123,13 @@ def test_mixing_and_replay_lower_what_is_lost_and_add_up():
     assert neither > 0.5 and both < mixed < replayed < neither
     L_im = loss(three_stages(pair).post.end, pair)
     assert L_im[0].max() < 1e-3                                          # without replay both fit D_post
+
+
+def test_where_d_ft_mixes_the_corpora_exposure_never_hurts():
+    shares = np.array([0, 0.25, 0.5, 0.75, 1])
+    alone, mixed = (loss(on_a_mixture(Pair(alpha=alpha), shares), Pair()) for alpha in (0.0, 0.05))
+    assert alone[0] == pytest.approx(loss(three_stages(Pair(alpha=0.0)).ft.end, Pair()))
+    assert (np.diff(alone) < 0).all() and (mixed <= alone + 1e-9).all() and alone[1] < 0.2 * alone[0]
 
 
 def test_compute_matched_the_best_share_is_inside_and_moves_with_stage_3_and_the_budget():

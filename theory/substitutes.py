@@ -183,6 +183,15 @@ def compute_matched(pair: Pair, lam, tau) -> Stages:
     return three_stages(replace(pair, alpha=lam * tau / t_pre, t_pre=t_pre, t_post=(1 - lam) * tau))
 
 
+def on_a_mixture(pair: Pair, share) -> Unit:
+    """Train Stage 3 on both corpora, D_post with this share, in place of D_ft: where it ends.
+
+    Such a D_ft asks nothing else of the shared feature. It teaches an unmixed run the specialized one.
+    """
+    corpora = tasks(pair)
+    return descend(three_stages(pair).post.end, mix(corpora.pre, corpora.post, share), pair.t_ft).end
+
+
 # ---- closed forms, for balanced weights: u² = p² + q², which training from small weights keeps
 
 def balanced(a, b) -> Unit:
@@ -279,6 +288,7 @@ FEATURES = 2                             # pairs at once, where weights are rand
 LEFT = (0.01, 0.001)                     # L_ft at which runs are compared
 RATIOS = np.geomspace(0.01, 100, 41)     # δ / s_pre along an axis
 PLACES = np.linspace(0, 1, 51)           # x along an axis
+MIXTURES = np.array([0, 0.25, 0.5, 0.75])                    # shares of D_post in Stage 3
 LAMBDAS = np.linspace(0, 1, 21)
 BUDGETS = (0.2, 0.4, 0.8)                # τ, D_post's time if compute-matched
 LENGTHS = {0.02: BLUE, 0.1: ORANGE, 2.0: MIXED}              # of Stage 3
@@ -292,6 +302,7 @@ class Found(NamedTuple):
     random: dict[float, ndarray]         # the same from random weights
     told_apart: ndarray                  # (m, 2): κ·t_post and the unmixed L_ret, for several ρ and c
     matched: dict[tuple[float, float], Stages]               # over LAMBDAS, by τ and length of Stage 3
+    mixtures: dict[float, ndarray]       # L_ret after Stage 3 on mixtures, over MIXTURES, of ALPHAS
 
 
 def compute(rng) -> Found:
@@ -313,7 +324,8 @@ def compute(rng) -> Found:
     for tau, t_ft in product(BUDGETS, LENGTHS):
         matched[tau, t_ft] = compute_matched(Pair(t_pre=BEFORE, t_ft=t_ft), LAMBDAS, tau)
     runs = {alpha: three_stages(Pair(alpha=alpha)) for alpha in ALPHAS}
-    return Found(runs, shares, random, told_apart.reshape(-1, 2), matched)
+    mixtures = {alpha: loss(on_a_mixture(Pair(alpha=alpha), MIXTURES), Pair()) for alpha in ALPHAS}
+    return Found(runs, shares, random, told_apart.reshape(-1, 2), matched, mixtures)
 
 
 def at_equal_L_ft(run: Stages, L_ft: float) -> float:
@@ -345,6 +357,9 @@ def print_substitutes(seen: Found) -> None:
     # Where D_ft may lie, and what compute-matched runs want.
     places = crossover(Pair(post=1 + np.append(RATIOS, -RATIOS[RATIOS < 1])))
     print(f"exposure retains more up to x = {places.min():.2f} to {places.max():.2f}, by δ")
+    for alpha, L_ret in seen.mixtures.items():
+        by_share = ", ".join(f"{one:.3f} ({share:g})" for share, one in zip(MIXTURES, L_ret))
+        print(f"α = {alpha:g}: Stage 3 on D_pre with a share of D_post ends at L_ret {by_share}")
     for tau in BUDGETS:
         best = ", ".join(f"{best_lambda(seen.matched[tau, t_ft]):.2f} (Stage 3 {t_ft:g})" for t_ft in LENGTHS)
         print(f"compute-matched, τ = {tau:g}: L_ret is lowest at λ = {best}")
