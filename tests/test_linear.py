@@ -18,7 +18,8 @@ CHAIN = ("pretrain", "posttrain", "finetune")
 
 
 def runs_of(figure):
-    return plan(linear.FIGURES[figure].plan, "toy", linear.SETTINGS["toy"], linear.CORPORA["toy"], 1, Path("out"))
+    settings, corpora = linear.SETTINGS["toy"], linear.CORPORA["toy"]
+    return plan(linear.FIGURES[figure].plan, "toy", settings, corpora, 1, Path("out"))
 
 
 def write_places(root, saved):

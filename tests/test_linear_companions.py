@@ -318,12 +318,12 @@ def test_it_falls_because_stage_2_gets_short_and_early_exposure_holds_it_up(repl
 # ---- printed and drawn
 
 def test_what_is_drawn_is_printed(overtrained, replayed, capsys):
-    ot.print_overtraining(overtrained)
-    rp.print_replay(replayed)
+    ot.tell(overtrained)
+    rp.tell(replayed)
     said = capsys.readouterr().out
     assert "nan" not in said
     for name in [*rp.SPECTRA, *rp.ARMS, *ot.FTS]:
         assert name in said
-    for figure in (ot.draw_overtraining(overtrained), rp.draw_replay(replayed)):
+    for figure in (ot.draw(overtrained), rp.draw(replayed)):
         assert isinstance(figure, Figure) and len(figure.axes) == 4
         assert all(axis.get_legend() and axis.get_title() for axis in figure.axes)

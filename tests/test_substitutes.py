@@ -1,4 +1,4 @@
-"""Substitutable features: descent against the definition, closed forms against descent, what the README says."""
+"""Substitutable features: descent against the definition, closed forms against descent, what is claimed."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The linear network: three ways to one trajectory, theorems in and outside their window, values by hand."""
+"""The linear network: three ways to one trajectory, its window, values by hand, and the command."""
 
 import math
 import os
@@ -14,11 +14,9 @@ from theory import figures
 from theory.dynamics import (INCONSISTENT, SPECIALIZED, Moments, Setting, Task, aligned_factors, anchor,
                              descend, descend_matrices, elapsed, exact_rank, flow, in_bases, loss,
                              matrix_loss, matrix_moments, mix, random_factors, rotation, sample_moments,
-                             stage_1, targets, tasks, three_stages, three_stages_by_matrices, unmixed,
-                             violations)
-from theory.theorems import Check, retention_bound, theorems
-from theory.window import (alpha_threshold, clock, clock_edges, compute_matched, default_T, edges, half_crossing,
-                           half_times, latest_post, measured_edges, perturbed_loss, start_of)
+                             stage_1, targets, tasks, three_stages, three_stages_by_matrices, unmixed)
+from theory.window import (alpha_threshold, clock, clock_edges, compute_matched, default_T, edges,
+                           half_crossing, half_times, latest_post, measured_edges, start_of)
 
 STANDARD = Setting()
 DEPTHS = {2: 10.0, 3: math.log(10), 4: math.log(20) / 2}     # depth → T, with the same clock of 5
@@ -178,24 +176,7 @@ def test_zero_stays_zero_but_almost_zero_does_not():
     assert descend(STANDARD.sigma_0, post, 20, 0.01)[SPECIALIZED] == pytest.approx(1)
 
 
-# ---- assumptions and theorems
-
-@pytest.mark.parametrize("change, words", [
-    (dict(invariant=2), "invariant"), (dict(pre=1), "σ_post − σ_pre"), (dict(ft=1), "σ_post − σ_ft"),
-    (dict(beta=1.1), "c_mis / 2"), (dict(alpha=0.7), "early exposure")])
-def test_violations_name_the_assumption(change, words):
-    assert violations(STANDARD) == []
-    found = violations(replace(STANDARD, **change))
-    assert len(found) == 1 and words in found[0]
-
-
-def test_assumptions_with_signs_exclude_each_other_and_without_them_need_two_thirds(rng):
-    alpha, beta, pre, post, c_mis = rng.random((5, 200_000)) * [[1], [2], [4], [0.5], [4]]
-    exposed = (alpha * beta > (1 - alpha) * pre + alpha * post) & (beta < c_mis / 2)
-    assert not (exposed & (post - pre > c_mis)).any()
-    allowed = exposed & (abs(post - pre) > c_mis)
-    assert allowed.sum() > 100 and 2 / 3 < alpha[allowed].min() < 0.72
-
+# ---- the window
 
 def test_threshold_in_alpha():
     assert alpha_threshold(Setting(pre=2, post=0, beta=1)) == pytest.approx(2 / 3)
@@ -204,80 +185,6 @@ def test_threshold_in_alpha():
     times = half_times(stage_1(at), at.T)
     assert times[SPECIALIZED] == pytest.approx(times[INCONSISTENT], rel=0.05)
 
-
-@pytest.mark.parametrize("ideal", [False, True])
-@pytest.mark.parametrize("reg", [0, 1])
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_every_theorem_holds_inside_its_window(depth, reg, ideal):
-    checks = theorems(replace(STANDARD, depth=depth, T=DEPTHS[depth], reg=reg), ideal=ideal)
-    assert len(checks) == 15
-    assert [check.claim for check in checks if not check.holds] == []
-
-
-@pytest.mark.parametrize("change, theorem, claim", [
-    (dict(alpha=0.5), "5.1", "α above"), (dict(alpha=0.5), "5.1", "mixture"),
-    (dict(T=3, beta=0.3), "C.10", "T/(2αβ)"),                            # T is not large
-    (dict(alpha=0), "C.10", "ends at β"),                                # the mixture has no such block
-    (dict(t_pre=5), "5.1", "specialized learned by t_pre"),              # Stage 1 ends before T/(2αβ)
-    (dict(t_pre=13), "5.1", "inconsistent not learned"),                 # and after the other block's time
-    (dict(t_pre=2), "5.1", "unmixed: inconsistent learned"),
-    (dict(t_post=6), "C.15", "still not learned"),                       # Stage 2 reaches T/(2β)
-    (dict(t_post=0.1), "C.15", "fixed point"),
-    (dict(alpha=0.5, t_pre=7, t_post=1), "C.16", "specialized still learned"),
-    (dict(t_pre=13), "C.16", "inconsistent not learned"),
-    (dict(t_pre=14, t_ft=2), "5.3", "Δ_unmixed at least"),               # both have learned both
-    (dict(t_ft=3), "5.3", "lower bound is above 0"),                     # Stage 3 learns what Stage 1 did not
-    (dict(pre=5, invariant=6, alpha=0.95, reg=3), "5.3", "Δ_unmixed at least")])   # θ_post is far from D_post
-def test_theorems_fail_outside_their_window(change, theorem, claim):
-    checks = theorems(replace(STANDARD, **change), eta=0.005)
-    found = [check for check in checks if theorem in check.theorem and claim in check.claim]
-    assert len(found) == 1 and not found[0].holds
-
-
-def test_lower_bound_is_never_above_the_measured_difference():
-    s = replace(STANDARD, alpha=np.linspace(0.02, 1, 25), t_pre=np.linspace(1, 14, 25)[:, None],
-                reg=np.array([0, 0.3, 2])[:, None, None])
-    bound = retention_bound(s)
-    mixed, alone = three_stages(s), three_stages(unmixed(s))
-    assert (bound.gain <= alone.delta - mixed.delta + 1e-9).all()
-    assert (bound.gain > 1).sum() > 100                                  # and says something in much of it
-    assert (mixed.theta_ft[..., INCONSISTENT] <= bound.epsilon * (1 + 1e-9)).all()
-
-
-@pytest.mark.parametrize("ideal", [False, True])
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_lower_bound_holds_for_descent_at_random_settings(depth, ideal, rng):
-    alpha, beta, post, replay = rng.random((4, 1_000)) * [[1], [2], [0.5], [0.3]]
-    pre, ft = 2 + rng.random((2, 1_000))
-    times = rng.integers(1, 60, (3, 1_000)) * [[0.2], [0.1], [0.02]]
-    s = Setting(
-        alpha, beta, invariant=4.0, pre=pre, post=post, ft=ft, T=DEPTHS[depth],
-        t_pre=times[0], t_post=times[1], t_ft=times[2],
-        reg=rng.exponential(size=1_000), replay=replay, depth=depth)
-    gain = retention_bound(s, 0.01, ideal).gain
-    mixed, alone = three_stages(s, 0.01, ideal), three_stages(unmixed(s), 0.01, ideal)
-    assert (gain <= alone.delta - mixed.delta + 1e-9).all() and (gain > 0).sum() > 30
-
-
-def test_at_exact_rank_what_is_not_learned_stays_0():
-    assert retention_bound(STANDARD, 0.01, ideal=True).epsilon == 0
-
-
-def test_relations():
-    assert Check("", "", 1, "<", 2).holds and not Check("", "", 2, "<", 2).holds
-    assert Check("", "", 2, ">", 1).holds and not Check("", "", 2, ">", 2).holds
-    assert Check("", "", 0.1 + 0.2, "≥", 0.3).holds and Check("", "", 0.3, "≥", 0.1 + 0.2).holds
-    assert not Check("", "", 0.3, "≥", 0.3001).holds
-    assert Check("", "", 11, "≈", 10).holds and Check("", "", np.inf, "≈", np.inf).holds
-    assert not Check("", "", 8.9, "≈", 10).holds and not Check("", "", np.inf, "≈", 10).holds
-
-
-def test_what_takes_too_long_counts_as_never():
-    learned = next(check for check in theorems(replace(STANDARD, alpha=0.001)) if "T/(2αβ)" in check.claim)
-    assert learned.left == np.inf and learned.right == pytest.approx(5_000)
-
-
-# ---- the window
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_predicted_edges_lie_on_the_measured_ones(depth):
@@ -380,29 +287,6 @@ def test_compute_matched_has_an_inner_optimum_only_with_a_penalty():
     assert 20 < held.L_ret.argmin() < 90 and held.L_ret.min() < min(held.L_ret[0], held.L_ret[-1]) - 0.5
 
 
-@pytest.mark.parametrize("gamma", [0.01, 0.5])
-@pytest.mark.parametrize("depth", [2, 3])
-def test_perturbed_loss_against_noise_in_the_matrices(depth, gamma, rng):
-    # Noise on every weight of aligned factors, many times.
-    s = replace(STANDARD, depth=depth)
-    U, V = bases(s.n, rng)
-    task, sigma = tasks(s).pre, np.array([2.5, 1.2, 0.3])
-    factors = aligned_factors(U, V, np.repeat(sigma, s.counts) ** (1 / depth), depth, rng)
-    noisy = factors + gamma * rng.standard_normal((20_000, *factors.shape))
-    noiseless = loss(sigma, task, s.counts)
-    rise = matrix_loss(in_bases(noisy, U, V), task, s.counts) - noiseless
-
-    # Four standard errors are the tolerance, and less than half of what is measured.
-    expected = perturbed_loss(sigma, task, s.counts, gamma, depth) - noiseless
-    standard_error = rise.std() / len(rise) ** 0.5
-    assert rise.mean() == pytest.approx(expected, abs=4 * standard_error)
-    assert expected > 8 * standard_error
-
-    # Two directions a block: n Σ vσ + Σ v Σ σ = 6·(5 + 2.4) + 4·(5 + 2.4 + 0.6), and n² Σ v = 144.
-    if depth == 2:
-        assert expected == pytest.approx(gamma ** 2 * (6 * 7.4 + 4 * 8) + gamma ** 4 * 144)
-
-
 def test_samples_come_near_the_population_as_their_number_grows(rng):
     # The same start, so that samples are all that differs.
     U, V = bases(STANDARD.n, rng)
@@ -448,12 +332,22 @@ def test_random_small_weights_come_near_the_aligned_theory(rng):
 
 def test_command_prints_the_verdicts_and_draws(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(figures, "MAP", 8)
-    monkeypatch.setattr(sys, "argv", ["theory", "--out", str(tmp_path / "figures"), "--eta", "0.02"])
+    monkeypatch.setattr(sys, "argv", ["theory", "theorems", "--out", str(tmp_path), "--eta", "0.02"])
     command.main()
     printed = capsys.readouterr().out
-    assert "assumptions: all hold" in printed and " NO" not in printed and printed.count("yes") == 30
-    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert names == ["alpha.png", "beyond.png", "departures.png", "stages.png", "times.png", "window.png"]
+    assert "assumptions: all hold" in printed and " NO" not in printed and printed.count("yes") == 45
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["alpha.png", "departures.png", "frontier.png", "matched.png", "stages.png", "times.png",
+                     "window.png"]
+    assert printed.endswith(" ".join(names) + "\n")
+
+
+def test_topics_are_told_one_by_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["theory", "substitutes", "overtraining", "--out", str(tmp_path)])
+    command.main()
+    printed = capsys.readouterr().out
+    assert printed.index("---- substitutes") < printed.index("---- overtraining")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["overtraining.png", "substitutes.png"]
 
 
 @pytest.fixture
@@ -473,7 +367,7 @@ def error_of(capsys, monkeypatch):
 @pytest.mark.parametrize("flags", [
     ["--alpha", "1.5"], ["--depth", "1"], ["--eta", "1"], ["--beta", "x"], ["--bogus"], ["--steps", "0"],
     ["--T", "0"], ["--T", "nan"], ["--k", "4"], ["--post", "0"], ["--depth", "4", "--invariant", "1e300"],
-    ["--reg", "-1"], ["--replay", "1"], ["--seed", "-1"]])
+    ["--reg", "-1"], ["--replay", "1"], ["--seed", "-1"], ["lemmas"]])
 def test_bad_values_give_one_line(flags, error_of):
     error_of(*flags)
 

@@ -1,5 +1,9 @@
-"""`python -m theory`: the theorems at one setting, two sides and a verdict each,
-and six figures of the rest."""
+"""`python -m theory`: the theorems at one setting, two sides and a verdict each, and figures of the rest.
+
+    python -m theory                           all of it
+    python -m theory theorems --alpha 0.5      Section 5 alone, at a setting of your own
+    python -m theory substitutes forecast      other networks, which have settings of their own
+"""
 
 import argparse
 import contextlib
@@ -12,13 +16,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from . import forecast, overtraining, replay, substitutes
 from .dynamics import Run, Setting, violations
-from .figures import (EDGE_WORDS, LAMBDAS, Departures, EdgeErrors, both_departures, draw_alpha, draw_beyond,
-                      draw_departures, draw_stages, draw_times, draw_window, edge_errors, matched_runs,
-                      runs_over_alpha)
+from .figures import (EDGE_WORDS, LAMBDAS, Departures, EdgeErrors, Frontier, both_departures, both_frontiers,
+                      draw_alpha, draw_departures, draw_frontier, draw_matched, draw_stages, draw_times,
+                      draw_window, edge_errors, matched_runs, runs_over_alpha)
+from .lemmas import errata, lemmas
 from .theorems import LONGEST, Check, theorems
 from .window import clock, clock_edges, default_T, edges, latest_post
 
+NETWORKS = {module.__name__.rpartition(".")[2]: module
+            for module in (substitutes, overtraining, replay, forecast)}
 HELP = {
     "alpha": "α, share of D_post in Stage 1 of the mixed run",
     "beta": "β, singular value of the specialized block",
@@ -55,13 +63,31 @@ def main() -> None:
 
 
 def tell(s: Setting, args: argparse.Namespace) -> None:
-    """Print what is checked, and draw the rest."""
-    # A figure is saved before anything is printed: a folder that takes none is known at once.
+    """Print and draw the topics that were asked for."""
     make_folder(args.out)
+    if "theorems" in args.topics:
+        tell_theorems(s, args)
+
+    # What is printed of a network is what was drawn of it.
+    for name, network in NETWORKS.items():
+        if name in args.topics:
+            print(f"\n---- {name}", flush=True)
+            seen = network.compute(np.random.default_rng(args.seed))
+            network.tell(seen)
+            save(network.draw(seen), args.out / f"{name}.png")
+    print(f"\nfigures: {args.out}/ {' '.join(sorted(path.name for path in args.out.glob('*.png')))}")
+
+
+def tell_theorems(s: Setting, args: argparse.Namespace) -> None:
+    """Print what of Section 5 is checked, and draw the rest of it."""
+    # A figure is saved before anything is printed: a folder that takes none is known at once.
     save(draw_stages(s, args.eta), args.out / "stages.png")
 
-    # The theorems, and the window that they hold in.
+    # The theorems, what their Δ hides, and the window that they hold in.
     print_theorems(s, args.eta)
+    frontiers = both_frontiers(s, args.eta)
+    print_frontier(frontiers)
+    save(draw_frontier(frontiers), args.out / "frontier.png")
     print_edges(s)
     print_edge_errors(edge_errors(s, args.eta), args.eta)
     save(draw_window(s, args.eta), args.out / "window.png")
@@ -72,7 +98,7 @@ def tell(s: Setting, args: argparse.Namespace) -> None:
     save(draw_alpha(s, over_alpha), args.out / "alpha.png")
     matched = matched_runs(s)
     print_matched(matched)
-    save(draw_beyond(s, matched), args.out / "beyond.png")
+    save(draw_matched(matched), args.out / "matched.png")
 
     # Chance is in these two only, and the second goes on where the first left the generator.
     rng = np.random.default_rng(args.seed)
@@ -80,7 +106,6 @@ def tell(s: Setting, args: argparse.Namespace) -> None:
     found = both_departures(s, args.eta, rng)
     print_departures(found["mixed"])
     save(draw_departures(s, found), args.out / "departures.png")
-    print(f"figures: {args.out}/ alpha.png beyond.png departures.png stages.png times.png window.png")
 
 
 # ---- files
@@ -108,19 +133,49 @@ def save(figure: Figure, path: Path) -> None:
 # ---- what is printed
 
 def print_theorems(s: Setting, eta: float) -> None:
-    """Print which assumptions are violated, then both sides and the verdict of every claim."""
+    """Print the assumptions that are violated, both sides and the verdict of every claim, and errata."""
     broken = [f"violated: {condition}" for condition in violations(s)]
     print("assumptions: " + ("; ".join(broken) or "all hold"))
-    print(f"\n{'theorem':<9}  {'claim':<60}  {'left':>9}   {'right':>9}  holds  at exact rank")
+    print(f"\n{'theorem':<9}  {'claim':<64}  {'left':>9}   {'right':>9}  holds  at exact rank")
     for check, at_exact_rank in zip(theorems(s, eta), theorems(s, eta, ideal=True)):
-        claim = f"{check.theorem:<9}  {check.claim:<60}"
-        sides = f"{check.left:9.3g} {check.relation} {check.right:9.3g}"
-        print(f"{claim}  {sides}  {verdict(check):<5}  {verdict(at_exact_rank)}")
+        print(f"{sides(check)}  {verdict(check):<5}  {verdict(at_exact_rank)}")
+    if s.depth > 2:
+        print("C.9, C.13 to C.17: not checked, they speak of two factors")
+    for check in lemmas(s, eta):
+        print(f"{sides(check)}  {verdict(check)}")
+
+    # A word stands where no number is printed.
+    print(f"\n{'where':<9}  {'number':<64}  {'printed':>9}   {'derived':>9}  {'measured':>9}")
+    for erratum in errata(s, eta):
+        printed = erratum.printed
+        if not isinstance(printed, str):
+            printed = f"{printed:.3g}"
+        numbers = f"{printed:>9}   {erratum.derived:9.3g}  {erratum.measured:9.3g}"
+        print(f"{erratum.place:<9}  {erratum.quantity:<64}  {numbers}")
+
+
+def sides(check: Check) -> str:
+    """Write a claim and its two sides in columns."""
+    numbers = f"{check.left:9.3g} {check.relation} {check.right:9.3g}"
+    return f"{check.theorem:<9}  {check.claim:<64}  {numbers}"
 
 
 def verdict(check: Check) -> str:
     """Say whether a claim holds."""
     return "yes" if check.holds else "NO"
+
+
+def print_frontier(found: list[Frontier]) -> None:
+    """Print how far the runs are apart in L_ret at equal L_ft, and where their Stage 3 ends."""
+    for one in found:
+        s = one.setting
+        print(f"\nStage 2 for {s.t_post:g}; at L_ft of  " + " ".join(f"{level:7.3g}" for level in one.levels))
+        print("L_ret, unmixed − mixed:  " + " ".join(f"{apart:7.3f}" for apart in one.apart))
+        print(f"of L_im, on the specialized block: {one.expected:.3f} (kβ² = {s.k * s.beta ** 2:g})")
+        for name, run in (("unmixed", one.unmixed), ("mixed", one.mixed)):
+            ends = [losses[run.end] for losses in (run.L_ret, run.L_ft, run.L_pre)]
+            losses = "L_im {:.2f}; L_ret {:.2f}, L_ft {:.2f}, L_pre {:.2f}".format(run.L_ret[0], *ends)
+            print(f"{name}, Stage 3 for {s.t_ft:g}: {losses}")
 
 
 def print_edges(s: Setting) -> None:
@@ -177,8 +232,11 @@ def fail(message: str) -> None:
 def parse(argv: list[str] | None = None) -> tuple[Setting, argparse.Namespace]:
     """Read the command line: the setting, with times in whole steps, and all of it. Refuses what is bad."""
     # Every number of a setting is a flag.
-    parser = argparse.ArgumentParser("python -m theory", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser("python -m theory", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail
+    topics = ("theorems", *NETWORKS)
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {' '.join(topics)} (all)")
     for field in fields(Setting):
         flag = "--" + field.name.replace("_", "-")
         parser.add_argument(flag, type=type(field.default), default=field.default,
@@ -193,6 +251,11 @@ def parse(argv: list[str] | None = None) -> tuple[Setting, argparse.Namespace]:
     parser.add_argument("--out", type=Path, default=Path("out/theory"),
                         help="folder of the figures (%(default)s)")
     args = parser.parse_args(argv)
+
+    # argparse has no choices for a list that may be empty.
+    args.topics = args.topics or topics
+    if unknown := set(args.topics) - set(topics):
+        fail(f"no topic {unknown.pop()}, there are {' '.join(topics)}")
 
     # T and t_pre may follow from other flags.
     if args.depth < 2:

@@ -284,9 +284,9 @@ def matrix_loss(theta: ndarray, task: Task, counts: ndarray) -> ndarray:
 
 def descend_matrices(factors: ndarray, moments: Moments, time: float, eta: float,
                      record: bool = False) -> ndarray:
-    """Train factors (L, …, n, n) by gradient descent on tr(θΣ_xθᵀ) − 2 tr(θΣ_yxᵀ); with record, show every step.
+    """Train factors (L, …, n, n) by descent on tr(θΣ_xθᵀ) − 2 tr(θΣ_yxᵀ); with record, keep every step.
 
-    W_l ← W_l − 2η·(W₁⋯W_(l−1))ᵀ (θΣ_x − Σ_yx) (W_(l+1)⋯W_L)ᵀ (C.4, which for two factors is misprinted). A
+    W_l ← W_l − 2η·(W₁⋯W_(l−1))ᵀ (θΣ_x − Σ_yx) (W_(l+1)⋯W_L)ᵀ (misprinted in C.16). A
     penalty reg·‖θ − θ₀‖² is in the moments, (Σ_x + reg·I, Σ_yx + reg·θ₀).
     """
     # A gradient needs the product of the factors before W_l and of those after it; both grow one by one.

@@ -1,4 +1,4 @@
-"""The six figures: for each, the functions that compute what is seen, and then the one that draws it.
+"""The figures of Section 5: for each, the functions that compute what is seen, then the one that draws it.
 
 Unmixed runs are black, as in the paper. Who asks for a drawing gets the figure, and saves it.
 """
@@ -18,8 +18,9 @@ from .dynamics import (BLOCKS, INCONSISTENT, SPECIALIZED, Run, Setting, Task, al
                        descend_matrices, flow, in_bases, loss, matrix_moments, random_factors, rotation,
                        stage_1, stage_2, targets, tasks, three_stages, three_stages_by_matrices, unmixed)
 from .drawing import BLUE, GUIDE, MIXED, ORANGE, PALE, RED, UNMIXED, panels
+from .theorems import LONGEST
 from .window import (Edges, alpha_threshold, clock, clock_edges, compute_matched, default_T, edges,
-                       half_crossing, half_times, measured_edges, perturbed_loss)
+                       half_crossing, half_times, measured_edges)
 
 # ---- stages.png: the two runs through their stages
 
@@ -310,7 +311,7 @@ def draw_times(rng) -> Figure:
     return figure
 
 
-# ---- beyond.png: compute-matched mixing, and noise in the weights
+# ---- matched.png: compute-matched mixing
 
 LAMBDAS = np.linspace(0, 1, 101)         # λ, share of D_post's time that is in Stage 1
 TAU = 2.4                                # D_post's time, × that in which it teaches the specialized block
@@ -329,31 +330,21 @@ def matched_runs(s: Setting) -> dict[float, Run]:
     return {reg: compute_matched(replace(base, reg=reg), LAMBDAS, tau) for reg in REG_LINES}
 
 
-def draw_beyond(s: Setting, matched: dict[float, Run]) -> Figure:
-    """Draw Figure 3b in this model, a star at the best λ, and the loss after noise against pretraining."""
+def draw_matched(matched: dict[float, Run]) -> Figure:
+    """Draw Figure 3b in this model, a star at the best λ."""
     # L_im beside L_ret: what is best after Stage 3 need not be best before it.
-    figure, (left, middle, right) = panels(1, 3, 3.4)
+    figure, (left, right) = panels(1, 2, 3.4)
     for reg, run in matched.items():
         line = REG_LINES[reg]
         left.plot(LAMBDAS, run.L_im, **line, label=f"λ_reg = {reg:g}")
-        middle.plot(LAMBDAS, run.L_ret, **line)
+        right.plot(LAMBDAS, run.L_ret, **line)
         best = run.L_ret.argmin()
-        middle.plot(LAMBDAS[best], run.L_ret[best], "*", color=line["color"], ms=12, clip_on=False)
-    for axis, name in ((left, "L_im"), (middle, "L_ret")):
+        right.plot(LAMBDAS[best], run.L_ret[best], "*", color=line["color"], ms=12, clip_on=False)
+    for axis, name in ((left, "L_im"), (right, "L_ret")):
         axis.axvline(1 / TAU, **GUIDE, label="specialized learned in Stage 1")
         axis.set(title=f"compute-matched: {name}", xlabel="λ, share of D_post in Stage 1", ylabel="loss",
                  xlim=(0, 1))
     left.legend(fontsize=8)
-
-    # Long enough for the last block that D_pre teaches: the weak ones come late, and noise makes them harm.
-    pre = tasks(s).pre
-    time = np.linspace(0, 2.5 * half_times(pre, s.T, s.depth)[INCONSISTENT], 200)
-    sigma = flow(s.sigma_0, pre, time, s.depth)
-    for gamma, line in ((0, "solid"), (0.3, "dashed"), (0.5, "dotted")):
-        noisy = perturbed_loss(sigma, pre, s.counts, gamma, s.depth)
-        right.plot(time, noisy, color=UNMIXED, ls=line, label=f"γ = {gamma:g}")
-    right.set(title="L(θ_pre + noise γ; D_pre), unmixed", xlabel="stopping time of Stage 1", ylabel="loss")
-    right.legend(fontsize=8)
     return figure
 
 
@@ -439,3 +430,121 @@ def draw_departures(s: Setting, found: dict[str, Departures]) -> Figure:
     for axis in (left, middle, right):
         axis.legend(fontsize=8)
     return figure
+
+
+# ---- frontier.png: retained against fine-tuning loss along Stage 3
+
+LEVELS = np.array([0.7, 0.5, 0.25, 0.1, 0.03, 0.004])     # of kσ_ft², D_ft's loss on a block that is at 0
+HAVE_BLOCK = {
+    (): "neither run has",
+    ("mixed",): "the mixed run has",
+    ("unmixed",): "the unmixed run has",
+    ("unmixed", "mixed"): "both runs have",
+}
+
+
+class Along(NamedTuple):
+    """Hold σ (steps + 1, 3) and losses (steps + 1,) along a Stage 3 that goes on until L_ft is near 0."""
+    sigma: ndarray
+    L_ret: ndarray                       # L_im before the first step
+    L_ft: ndarray
+    L_pre: ndarray
+    end: int                             # the step at which the setting's own Stage 3 ends
+
+
+class Frontier(NamedTuple):
+    """Hold both runs along Stage 3, and how far apart they are in L_ret at equal L_ft."""
+    setting: Setting
+    unmixed: Along
+    mixed: Along
+    levels: ndarray                      # (6,) L_ft
+    apart: ndarray                       # (6,) L_ret, unmixed − mixed; nan where a run is never at that L_ft
+    expected: float                      # the part of L_im on the specialized block, unmixed − mixed
+
+
+def along_stage_3(run: Setting, eta: float) -> Along:
+    """Train a run through Stages 1 and 2, and then until it must have learned D_ft's inconsistent block."""
+    time = min(max((clock(run.T, run.depth) + 3) / run.ft, run.t_ft), LONGEST * eta)
+    corpora = tasks(run)
+    sigma = descend(three_stages(run, eta).theta_post, corpora.ft, time, eta, run.depth, record=True)
+    return Along(
+        sigma=sigma,
+        L_ret=loss(sigma, corpora.post, run.counts),
+        L_ft=loss(sigma, corpora.ft, run.counts),
+        L_pre=loss(sigma, corpora.pre, run.counts),
+        end=round(run.t_ft / eta),
+    )
+
+
+def retained_at(along: Along, s: Setting, levels: ndarray) -> ndarray:
+    """Compute L_ret where L_ft is at each of `levels` (m,): (m,), nan where it never is."""
+    # σ of the inconsistent block is linear in √L_ft, which falls along Stage 3; the others hardly move.
+    root = np.sqrt(along.L_ft)[::-1]
+    blocks = along.sigma[::-1].T
+    at = [np.interp(np.sqrt(levels), root, sigma, left=np.nan, right=np.nan) for sigma in blocks]
+    return loss(np.stack(at, axis=-1), tasks(s).post, s.counts)
+
+
+def frontier(s: Setting, eta: float) -> Frontier:
+    """Compare both runs at equal L_ft.
+
+    On the inconsistent block L_ft and L_ret hang on the same σ. So at equal L_ft the runs differ in L_ret by
+    what Stage 3 cannot touch, k(β − σ)² on the specialized block, and by that they differ in L_im already.
+    """
+    alone, mixed = along_stage_3(unmixed(s), eta), along_stage_3(s, eta)
+    levels = LEVELS * s.k * s.ft ** 2
+    lacking = [(s.beta - run.sigma[0, SPECIALIZED]) ** 2 for run in (alone, mixed)]
+    return Frontier(
+        setting=s,
+        unmixed=alone,
+        mixed=mixed,
+        levels=levels,
+        apart=retained_at(alone, s, levels) - retained_at(mixed, s, levels),
+        expected=s.k * (lacking[0] - lacking[1]),
+    )
+
+
+def both_frontiers(s: Setting, eta: float) -> list[Frontier]:
+    """Compute `frontier` at the setting, and with 1.4 times the Stage 2 that teaches both runs the block."""
+    needed = clock(s.T, s.depth) / ((1 - s.replay) * s.beta)
+    steps = min(round(1.4 * needed / eta), LONGEST)
+    return [frontier(s, eta), frontier(replace(s, t_post=max(steps, 1) * eta), eta)]
+
+
+def draw_frontier(found: list[Frontier]) -> Figure:
+    """Draw L_ret against L_ft along Stage 3: a ring where it starts, a dot where the setting ends it."""
+    figure, axes = panels(1, len(found), 4)
+    for axis, one in zip(axes, found):
+        draw_one_frontier(one, axis)
+    axes[0].legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def draw_one_frontier(found: Frontier, axis: Axes) -> None:
+    """Draw both runs, and their distance in L_ret at a quarter of the largest L_ft."""
+    # Where both runs meet, the dashes of one show the other.
+    s = found.setting
+    learned = []
+    for name, along, line in (("unmixed", found.unmixed, dict(color=UNMIXED, lw=2)),
+                              ("mixed", found.mixed, dict(color=MIXED, lw=2, ls="dashed"))):
+        axis.plot(along.L_ft, along.L_ret, **line, label=f"{name}, along Stage 3")
+        axis.plot(along.L_ft[0], along.L_ret[0], "o", color=line["color"], mfc="white", ms=8,
+                  label=f"{name}: Stage 3 starts, L_ret = L_im")
+        axis.plot(along.L_ft[along.end], along.L_ret[along.end], "o", color=line["color"],
+                  label=f"{name}: ends after {s.t_ft:g}")
+        if along.sigma[0, SPECIALIZED] > s.beta / 2:
+            learned.append(name)
+
+    # The distance is the same everywhere, so one place shows it; where it is next to nothing, in words.
+    place = 2
+    level, apart = found.levels[place], found.apart[place]
+    if np.isfinite(apart):
+        low = retained_at(found.mixed, s, found.levels)[place]
+        axis.annotate(f"apart by {apart:.2g}; kβ² = {s.k * s.beta ** 2:.2g}", (level, low + apart), (10, 10),
+                      textcoords="offset points", color=RED)
+        if abs(apart) > 0.01 * np.ptp(found.mixed.L_ret):
+            arrow = dict(arrowstyle="<->", color=RED)
+            axis.annotate("", (level, low), (level, low + apart), arrowprops=arrow)
+    have = HAVE_BLOCK[tuple(learned)]
+    axis.set_title(f"Stage 2 for {s.t_post:g}: {have} the specialized block", fontsize=11)
+    axis.set(xlabel="L_ft", ylabel="L_ret")

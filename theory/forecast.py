@@ -1,8 +1,8 @@
 """What θ_post alone says of the forgetting to come, in three linear models.
 
-For each of many tasks, all drawn alike, recipes of Stages 1 and 2 give as many θ_post. Numbers that need no D_ft
-are read off each; their rank correlation with Δ = L_ret − L_im over the recipes of a task says what they are
-worth. x says where D_ft lies on the way from D_pre (0) to D_post (1). Arrays are (tasks, recipes).
+For each of many tasks, all drawn alike, recipes of Stages 1 and 2 give as many θ_post. Numbers that need no
+D_ft are read off each; their rank correlation with Δ = L_ret − L_im over the recipes of a task says what they
+are worth. x says where D_ft lies on the way from D_pre (0) to D_post (1). Arrays are (tasks, recipes).
 """
 
 from itertools import product
@@ -49,10 +49,10 @@ def scalars(L_im, L_pre, noise, short_probe, probe) -> dict[str, ndarray]:
 
 
 def noise_rise(v: ndarray, squares: ndarray, others) -> ndarray:
-    """Compute by what multiple of γ² noise N(0, γ²) on all weights raises the loss of inputs of variance v (…, n).
+    """Compute how many times γ² noise N(0, γ²) on all weights raises the loss of inputs of variance v (…, n).
 
-    It is n·Σ_j v_j‖W₂e_j‖² + Σ_j v_j·‖W₁‖², `squares` being the ‖W₂e_j‖² (…, n) and `others` ‖W₁‖² (…), but for
-    γ⁴n²·Σ_j v_j, which is the same for all. Aligned weights have squares σ_j and others Σ_j σ_j.
+    It is n·Σ_j v_j‖W₂e_j‖² + Σ_j v_j·‖W₁‖², `squares` being the ‖W₂e_j‖² (…, n) and `others` ‖W₁‖² (…), but
+    for γ⁴n²·Σ_j v_j, which is the same for all. Aligned weights have squares σ_j and others Σ_j σ_j.
     """
     return v.shape[-1] * (v * squares).sum(-1) + v.sum(-1) * others
 
@@ -98,7 +98,7 @@ def aligned(x: float, rng, count: int = 60, n: int = 24, T: float = 8.0) -> Trai
     )
 
 
-def from_random(x: float, rng, count: int = 16, n: int = 9, T: float = 5.0, eta: float = 0.02) -> Trained:
+def from_random(x: float, rng, count: int = 32, n: int = 9, T: float = 5.0, eta: float = 0.02) -> Trained:
     """Train the same network from random weights, on tasks of 9 directions, by descent on full matrices."""
     # The rotation of a random start is random, so that tasks may be diagonal.
     corpora = draw_tasks(count, n, x, rng)
@@ -200,7 +200,7 @@ def with_delta(trained: Trained, name: str) -> ndarray:
     return np.percentile(spearman(trained.known[name], trained.delta), (10, 50, 90))
 
 
-def print_forecast(seen: Seen) -> None:
+def tell(seen: Seen) -> None:
     """Print the median rank correlations with Δ: of all scalars at x = 0, of the probe at every x."""
     print("what θ_post says of Δ, median rank correlation over tasks: " + ", ".join(seen))
     for name in seen["aligned"][0].known:
@@ -211,8 +211,8 @@ def print_forecast(seen: Seen) -> None:
         print(f"x = {x:<6g}{PROBE:<26}{medians}")
 
 
-def draw_forecast(seen: Seen) -> Figure:
-    """Draw what each scalar is worth at D_pre, what the probe is worth elsewhere, and forecasts one by one."""
+def draw(seen: Seen) -> Figure:
+    """Draw what each scalar is worth at D_pre, what the probe is elsewhere, and forecasts one by one."""
     figure, (left, middle, right) = panels(1, 3, 3.6)
     draw_scalars(seen, left)
     draw_places(seen, middle)

@@ -223,7 +223,7 @@ STAR = dict(marker="*", mec="black", mew=0.5, ms=13)
 TRIANGLE = dict(marker="^", mec="black", mew=0.5, ms=7, ls="none")
 
 
-def print_overtraining(found: Found) -> None:
+def tell(found: Found) -> None:
     """Print how well each form predicts, and where exact rank does not."""
     # Noise: the loss, and the number of features at its least.
     for gamma, noise in found.noise.items():
@@ -256,7 +256,7 @@ def in_a_row(values: ndarray, form: str = "g") -> str:
     return ", ".join(f"{value:{form}}" for value in values)
 
 
-def draw_overtraining(found: Found) -> Figure:
+def draw(found: Found) -> Figure:
     """Draw L_pre after noise and after fine-tuning against pretraining time, and two limits of the theory."""
     # Both upper panels are over pretraining time.
     figure, axes = panels(2, 2, 6.8)

@@ -273,7 +273,7 @@ ARM_MARKS = {
 }
 
 
-def print_replay(found: Found) -> None:
+def tell(found: Found) -> None:
     """Print what is predicted beside what is measured, and the risk that each kind of schedule comes to."""
     # Beyond its least the measured risk rises, and passes what it was without replay.
     for ratio, measured in found.risks.items():
@@ -312,7 +312,7 @@ def in_a_row(values: ndarray) -> str:
     return ", ".join(f"{value:.2g}" for value in values)
 
 
-def draw_replay(found: Found) -> Figure:
+def draw(found: Found) -> Figure:
     """Draw risk against ρ, M against n, the kinds of schedule, and the best ρ after early exposure."""
     # Orthogonal inputs: a star at ρ*, a triangle at 2ρ*, lines by the formula, dots by samples.
     figure, ((upper_left, upper_right), (lower_left, lower_right)) = panels(2, 2, 6.8)

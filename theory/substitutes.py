@@ -1,15 +1,16 @@
-"""A linear network in which early exposure does shift the frontier: two features that can stand for each other.
+"""A linear network in which early exposure shifts the frontier: two features that can replace each other.
 
 D_post marks its inputs: beside the shared feature x₁ they have a specialized one, x₂, that nearly copies it
-(correlation c) and is 0 elsewhere. What D_post wants beyond D_pre, δ = s_post − s_pre, can be had by moving the
-weight of x₁, which D_pre and D_ft use too, or by learning that of x₂, which nobody else touches:
+(correlation c) and is 0 elsewhere. What D_post wants beyond D_pre, δ = s_post − s_pre, can be had by moving
+the weight of x₁, which D_pre and D_ft use too, or by learning that of x₂, which nobody else touches:
 
     D_pre     y = s_pre x₁             x₂ = 0
     D_post    y = s_pre x₁ + δ x₂      E x₁x₂ = c
     D_ft      y = (s_pre + xδ) x₁      x₂ = 0            so x says how far it is from D_pre to D_post
 
-The network has the weights a = u·p for x₁ and b = u·q for x₂: one hidden unit, with u to the output. Variances
-are 1, losses squared errors. Time is learning rate × steps. Fields of a `Pair` may be arrays that broadcast.
+The network has the weights a = u·p for x₁ and b = u·q for x₂: one hidden unit, with u to the output.
+Variances are 1, losses squared errors. Time is learning rate × steps. Fields of a `Pair` may be arrays that
+broadcast.
 """
 
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class Pair:
 
 
 class Unit(NamedTuple):
-    """Hold the weights of the hidden unit: to the output, from the shared and from the specialized feature."""
+    """Hold the hidden unit's weights: to the output, from the shared and from the specialized feature."""
     u: ndarray
     p: ndarray
     q: ndarray
@@ -178,7 +179,7 @@ def by_matrices(pair: Pair, features: int, rng) -> float:
 
 
 def compute_matched(pair: Pair, lam, tau) -> Stages:
-    """Train Figure 3b in this model: D_post for a time τ in all, λτ of it added to Stage 1, the rest Stage 2."""
+    """Train Figure 3b in this model: D_post for a time τ in all, λτ of it added to Stage 1."""
     t_pre = pair.t_pre + lam * tau
     return three_stages(replace(pair, alpha=lam * tau / t_pre, t_pre=t_pre, t_post=(1 - lam) * tau))
 
@@ -213,12 +214,12 @@ def least_learned(pair: Pair) -> Unit:
 def after_stage_2(unit: Unit, pair: Pair) -> Unit:
     """Compute where flow on D_post ends if c = 1 and ρ = 0.
 
-    Both features then have the same slope, so p − q stays. With y = (p + q)/√2, u² = y² + (p − q)²/2 and
-    √2·u·y = s_post give y² = −d/2 + √(d²/4 + s_post²/2), d = (p − q)²/2.
+    Both features then have the same slope, so z = (p − q)/√2 stays. With y = (p + q)/√2, u² = y² + z² and
+    √2·u·y = s_post give y² = −z²/2 + √(z⁴/4 + s_post²/2).
     """
-    half_gap = (unit.p - unit.q) / np.sqrt(2)
-    y = np.sqrt(-half_gap ** 2 / 2 + np.sqrt(half_gap ** 4 / 4 + np.square(pair.post) / 2))
-    return Unit(u=np.sqrt(y ** 2 + half_gap ** 2), p=(y + half_gap) / np.sqrt(2), q=(y - half_gap) / np.sqrt(2))
+    z = (unit.p - unit.q) / np.sqrt(2)
+    y = np.sqrt(-z ** 2 / 2 + np.sqrt(z ** 4 / 4 + np.square(pair.post) / 2))
+    return Unit(u=np.sqrt(y ** 2 + z ** 2), p=(y + z) / np.sqrt(2), q=(y - z) / np.sqrt(2))
 
 
 def after_stage_3(unit: Unit, a) -> Unit:
@@ -241,8 +242,8 @@ def slow_rate(pair: Pair) -> ndarray:
 def along_stage_2(unit: Unit, pair: Pair, advance: ndarray) -> Unit:
     """Follow what is left of Stage 2 once a + b = s_post, for κ × time = `advance` (m, …), ascending.
 
-    There ȧ = −κ·u²/(1 − (p − q)²/(4u²))·(a − s_pre): replay, and whatever else tells the features apart, moves
-    the weight of x₁ back and completes that of x₂. Integrated by Runge and Kutta; the axis of times comes first.
+    There ȧ = −κ·u²/(1 − (p − q)²/(4u²))·(a − s_pre): replay, and whatever else tells the features apart,
+    moves the weight of x₁ back and completes that of x₂. By Runge and Kutta; the axis of times comes first.
     """
     def slope(a):
         at = balanced(a, pair.post - a)
@@ -312,7 +313,8 @@ def compute(rng) -> Found:
     for replay in REPLAYS:
         pair = Pair(alpha=SHARES, replay=replay)
         shares[replay] = loss(three_stages(pair).ft.end, pair)
-        random[replay] = np.array([by_matrices(replace(pair, alpha=share), FEATURES, rng) for share in SHARES])
+        each = [by_matrices(replace(pair, alpha=share), FEATURES, rng) for share in SHARES]
+        random[replay] = np.array(each)
 
     # The unmixed Stage 2 can tell the features apart by replay, or where the copy is not exact.
     replay, copy, t_post = np.meshgrid((0, 0.02, 0.1), (1, 0.99, 0.95), (1, 2, 4, 8, 16), indexing="ij")
@@ -340,7 +342,7 @@ def best_lambda(run: Stages) -> float:
     return LAMBDAS[loss(run.ft.end, Pair()).argmin()]
 
 
-def print_substitutes(seen: Found) -> None:
+def tell(seen: Found) -> None:
     """Print what README.md says of the model."""
     print("substitutable features")
     for alpha, run in seen.runs.items():
@@ -365,7 +367,7 @@ def print_substitutes(seen: Found) -> None:
         print(f"compute-matched, τ = {tau:g}: L_ret is lowest at λ = {best}")
 
 
-def draw_substitutes(seen: Found) -> Figure:
+def draw(seen: Found) -> Figure:
     """Draw the stages, the frontier, mixing and replay, the place of D_ft, telling apart, and Figure 3b."""
     figure, ((stages, frontier, mixing), (place, apart, matched)) = panels(2, 3, 6.6)
     draw_stages(seen.runs, stages)
@@ -406,7 +408,7 @@ def draw_frontier(runs: dict[float, Stages], axis: Axes) -> None:
 
 
 def draw_mixing(seen: Found, axis: Axes) -> None:
-    """Draw L_ret against α for each replay: dots from random weights, a bound in closed form without replay."""
+    """Draw L_ret against α for each replay: dots from random weights, a bound for none in closed form."""
     for replay, colour in REPLAYS.items():
         axis.semilogy(SHARES, seen.shares[replay], color=colour, label=f"ρ = {replay:g}")
         axis.semilogy(SHARES, seen.random[replay], "o", color=colour, ms=4)
@@ -438,8 +440,8 @@ def draw_told_apart(points: ndarray, axis: Axes) -> None:
     end = after_stage_3(along_stage_2(after_stage_2(balanced(pair.pre, 0.0), pair), pair, advance), pair.ft)
     axis.semilogy(advance, loss(end, pair), color=UNMIXED)
     axis.semilogy(*points.T, "o", color=UNMIXED, mfc="none", ms=5)
-    axis.set(title="unmixed L_ret if Stage 2 tells x₁ from x₂", xlabel="(ρ + 2(1 − ρ)(1 − c)) × time of Stage 2",
-             ylim=(1e-4, 1))
+    axis.set(title="unmixed L_ret if Stage 2 tells x₁ from x₂",
+             xlabel="(ρ + 2(1 − ρ)(1 − c)) × time of Stage 2", ylim=(1e-4, 1))
 
 
 def draw_matched(matched: dict[tuple[float, float], Stages], axis: Axes) -> None:
@@ -451,5 +453,6 @@ def draw_matched(matched: dict[tuple[float, float], Stages], axis: Axes) -> None
         axis.plot(LAMBDAS, L_ret, color=colour, label=f"L_ret, Stage 3 of {t_ft:g}")
         axis.plot(best_lambda(run), L_ret.min(), "*", color=colour, ms=12)
     axis.plot(LAMBDAS, loss(run.post.end, Pair()), color="grey", ls="dashed", label="L_im")
-    axis.set(title=f"compute-matched, D_post for {tau:g}", xlabel="λ, share of D_post in Stage 1", ylabel="loss")
+    axis.set(title=f"compute-matched, D_post for {tau:g}", xlabel="λ, share of D_post in Stage 1",
+             ylabel="loss")
     axis.legend(fontsize=8)

@@ -12,7 +12,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from .dynamics import (INCONSISTENT, SPECIALIZED, Run, Setting, Task, elapsed, loss, mix, per_block, stage_1,
+from .dynamics import (INCONSISTENT, SPECIALIZED, Run, Setting, Task, elapsed, mix, per_block, stage_1,
                        stage_2, targets, tasks, three_stages, unmixed)
 
 
@@ -198,19 +198,3 @@ def compute_matched(s: Setting, lam, tau, eta: float | None = None) -> Run:
     """
     t_pre = s.t_pre + lam * tau
     return three_stages(replace(s, alpha=lam * tau / t_pre, t_pre=t_pre, t_post=(1 - lam) * tau), eta)
-
-
-def perturbed_loss(sigma: ndarray, task: Task, counts: ndarray, gamma: float, depth: int = 2) -> ndarray:
-    """Compute the expected loss (…) after noise N(0, γ²) on every weight (Springer et al.'s probe); σ (…, 3).
-
-    Their γ is in units of a layer's scale at initialization, which is next to nothing here; ours is absolute.
-    Two factors: noise adds γ²(n·Σ vσ + Σ v·Σ σ) + γ⁴n²·Σ v, sums over all n directions.
-    """
-    # Noise has no mean, so it only adds to E tr(θΣ_xθᵀ), which goes through the factors from Σ_x on by
-    # X ← W_l X W_lᵀ + γ²·tr(X)·I and stays diagonal.
-    squares = np.asarray(sigma) ** (2 / depth)
-    x = task.v
-    for _ in range(depth):
-        x = squares * x + gamma ** 2 * (counts * x).sum(-1, keepdims=True)
-    added = (counts * (x - task.v * sigma ** 2)).sum(-1)
-    return loss(sigma, task, counts) + added
