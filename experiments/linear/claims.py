@@ -1,8 +1,8 @@
 """What the linear network with substitutable features says of real models, as numbers that should be above 0.
 
 theory/README.md has the model. A D_ft that mixes texts like D_pre's and like D_post's teaches the unmixed run
-what it lacks: exposure saves ever less forgetting, but never adds to it. Compute-matched, the best λ rises with
-the length of Stage 3.
+what it lacks: exposure saves ever less forgetting, but never adds to it. Compute-matched, the best λ rises
+with the length of Stage 3.
 """
 
 import re
@@ -40,8 +40,8 @@ def judge_place(curves: dict[object, Curve]) -> Judged:
     x, alone = curves[UNMIXED]
     _, mixed = curves[MIXED]
     saved = alone["ΔL_post"] - mixed["ΔL_post"]
-    return [("exposure saves less, the more of D_ft is like D_post", "−slope in x of ΔL_post, unmixed − mixed",
-             estimate(-slope(x, saved))),
+    return [("exposure saves less, the more of D_ft is like D_post",
+             "−slope in x of ΔL_post, unmixed − mixed", estimate(-slope(x, saved))),
             (f"it still saves at x = {x[-1]:g}", "ΔL_post, unmixed − mixed", estimate(saved[:, -1]))]
 
 
@@ -74,8 +74,9 @@ MATCHED = Curves(
 FIGURES = {
     "place": Figure("What is forgotten of D_post, by the share x of D_ft that is like it",
                     PLANS["place"], PLACE, CHAINS, describe_place, panel=(4.2, 2.8)),
-    "place-frontiers": Figure("Unmixed against mixed, by the share of D_ft that is like D_post", PLANS["place"],
-                              frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS, describe),
+    "place-frontiers": Figure("Unmixed against mixed, by the share of D_ft that is like D_post",
+                              PLANS["place"], frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS,
+                              describe),
     "matched-rates": Figure("Compute-matched: the best λ by Stage 3's rate", PLANS["matched-rates"], MATCHED,
                             CHAINS, describe, panel=(4.2, 3.2)),
 }
