@@ -218,7 +218,7 @@ def after_stage_2(unit: Unit, pair: Pair) -> Unit:
     √2·u·y = s_post give y² = −z²/2 + √(z⁴/4 + s_post²/2).
     """
     z = (unit.p - unit.q) / np.sqrt(2)
-    y = np.sqrt(-z ** 2 / 2 + np.sqrt(z ** 4 / 4 + np.square(pair.post) / 2))
+    y = np.copysign(np.sqrt(-z ** 2 / 2 + np.sqrt(z ** 4 / 4 + np.square(pair.post) / 2)), pair.post)
     return Unit(u=np.sqrt(y ** 2 + z ** 2), p=(y + z) / np.sqrt(2), q=(y - z) / np.sqrt(2))
 
 
