@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from experiments.bench import measure_step
+from experiments.speed import measure_step
 from experiments.sweep import STAGES, Planned, Settings, cores, duration, number, threads
 from model import GPT, SIZES, configure
 from run.report import per_second

@@ -27,9 +27,14 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def launched() -> bool:
+    """Tell whether this process is a rank of torchrun, though it be the only one: it goes all ranks' ways."""
+    return world() > 1 or dist.is_torchelastic_launched()
+
+
 def join(device: torch.device) -> None:
     """Meet the other ranks; raises UserError if they cannot be found."""
-    if world() > 1 and not dist.is_initialized():
+    if launched() and not dist.is_initialized():
         # Who waits here longer than minutes waits in vain: what has started the ranks is gone.
         with refusing(ValueError):
             store, mine, count = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
@@ -55,7 +60,7 @@ def end(status: int) -> None:
 
 def another_has_gone(error: Exception) -> bool:
     """Tell whether an error is only that another rank has ended; that one may have said why."""
-    return world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+    return launched() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def wait() -> None:
@@ -97,9 +102,9 @@ def first() -> Iterator[None]:
 def parallel(network: nn.Module) -> nn.Module:
     """Make the gradients of a network the mean over the ranks, whenever `exchanging` says so."""
     # Every rank has built or loaded the same weights, and there are no other buffers than constants.
-    return DistributedDataParallel(network, forward_sync_buffers=False) if world() > 1 else network
+    return DistributedDataParallel(network, forward_sync_buffers=False) if launched() else network
 
 
 def exchanging(network: nn.Module, now: bool) -> AbstractContextManager:
     """Exchange gradients in the block's backward passes only if `now`: with a step's last micro-batch."""
-    return network.no_sync() if world() > 1 and not now else nullcontext()
+    return network.no_sync() if launched() and not now else nullcontext()

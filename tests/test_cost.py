@@ -1,16 +1,20 @@
 """What a plan will take, by hand; and the measurement of the step that it is reckoned with."""
 
 import tempfile
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments import bench, cost
-from experiments.bench import measure_step, operations_per_token
+from experiments import bench, cost, trials
 from experiments.cost import checkpoint_bytes, tokens
+from experiments.speed import measure_step, operations_per_token
 from experiments.sweep import plan
 from model import GPT, configure
+from run.files import UserError
+from tests.conftest import SMALL
 
 CORPORA = {"pre": "web", "post": "music", "ft": "chem"}
 
@@ -74,7 +78,43 @@ def test_operations_of_a_token_by_hand():
 
 def test_the_speed_is_told_beside_the_ceiling(stage, monkeypatch):
     monkeypatch.setattr(bench, "matmul_ceiling", lambda device, dtype: 2e9)
-    monkeypatch.setattr(bench, "measure_step", lambda *args: bench.Speed(1234.0, 1e9))
-    run = stage("experiments.bench", settings="--shapes toy --no-run")
+    monkeypatch.setattr(bench, "measure_step", lambda *args: bench.Speed(1234.0, 1e9, 0))
+    run = stage("experiments.bench", settings="--shapes toy --no-trials")
     assert run.status == 0 and run.out.splitlines()[0].endswith("float32: matrix product 2 GFLOP/s")
-    assert run.out.splitlines()[1:] == ["  toy:     1,234 tokens/s, 1 GFLOP/s, 50% of it"]
+    assert run.out.splitlines()[3].split() == "toy eager deterministic 32 1,234 1 50% –".split()
+
+
+def test_a_gpu_goes_through_micro_batches_until_one_does_not_fit(monkeypatch, capsys):
+    """The GPU is played: 8 sequences fit, 16 are faster, 32 do not fit."""
+    tried = []
+
+    def step(shape, batch, steps, flags, deterministic):
+        size = int(flags[flags.index("--micro-batch") + 1])
+        tried.append((size, "--compile" in flags, deterministic))
+        if size > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return bench.Speed(1000.0 * size, 1e12, 5_000_000_000)
+    monkeypatch.setattr(bench, "measure_step", step)
+    args = Namespace(batch=None, micro_batch=None, dtype="bfloat16", steps=3, compile=None)
+    bench.measure_shape("135m", torch.device("cuda"), args, ceiling=4e12)
+    assert tried == [(8, False, True), (16, False, True), (32, False, True),
+                     (16, False, False), (16, True, True), (16, True, False)]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == "135m eager deterministic 16 16,000 1,000 25% 5.0".split()
+    assert lines[2] == "135m eager deterministic 32 out of memory".split()
+
+
+def test_a_killed_run_is_resumed_and_compared(folder, monkeypatch):
+    monkeypatch.setattr(trials, "SHORT", {"pretrain": f"{SMALL['pretrain']} --tokens 60k --save-every 1"})
+    answer = trials.resumed(torch.device("cpu"))
+    assert answer == "all three stages, each killed by SIGKILL and resumed, are bit-equal"
+    assert Path("out/killed/pretrain/run.json").exists()
+
+    # What it compares can differ.
+    trials.run("pretrain", f"{SMALL['pretrain']} --tokens 60k --seed 1 --out out/other")
+    assert not trials.same_weights("out/other", "out/killed/pretrain")
+
+
+def test_a_trial_that_fails_says_why(folder):
+    with pytest.raises(UserError, match="status 2: error: no corpus 'none.txt'"):
+        trials.run("pretrain", "--pre none.txt")

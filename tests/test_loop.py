@@ -19,7 +19,8 @@ from run.loop import Run, adamw, largest_micro_batch, learning_rate
 from run.losses import Loss
 from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+ONE_RANK = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1")
+TORCHRUN = (*ONE_RANK[:-1], "--nproc_per_node=2")
 
 
 # ---- a step
@@ -240,6 +241,16 @@ def test_two_ranks_train_on_the_same_sequences(start, stage):
         assert two["losses"][name]["corpus"] == loss["corpus"]
     for name, weight in weights("one").items():
         torch.testing.assert_close(weights("two")[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_one_rank_of_torchrun_exchanges_with_itself_and_changes_nothing(stage, start):
+    assert stage("pretrain", "--lam 1 --out out/alone").status == 0
+    process = start("pretrain", "--lam 1 --out out/rank --micro-batch 4", launcher=ONE_RANK)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert report("rank")["ranks"] == 1
+    for name, weight in weights("alone").items():
+        torch.testing.assert_close(weights("rank")[name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_an_error_of_rank_0_is_said_once(start):
