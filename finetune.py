@@ -18,18 +18,18 @@ from run.folder import take_up
 from run.loop import Run
 
 DEFAULTS = {  # a star marks our choice where the paper is silent
-    "preset": ("toy", "135m", "1b"),
-    "ft": ("chem", "chempile", "chempile"),
-    "tokens": ("100k", "200M", "200M"),
-    "replay": ("0", "0", "0"),
-    "batch": ("8", "480*", "512*"),
-    "lr": ("3e-4", "5e-5", "5e-5*"),
-    "min-lr": ("3e-5", "5e-6*", "5e-6*"),
-    "warmup": ("5", "20*", "20*"),
-    "weight-decay": ("0.1", "0.1*", "0.1*"),
-    "eval-every": ("50", "100*", "100*"),
-    "save-every": ("100", "100*", "100*"),
-    "seed": ("42", "42*", "42*"),
+    "preset": ("toy", "30m", "135m", "1b"),
+    "ft": ("chem", "chempile", "chempile", "chempile"),
+    "tokens": ("100k", "7M", "200M", "200M"),
+    "replay": ("0", "0", "0", "0"),
+    "batch": ("8", "32", "480*", "512*"),
+    "lr": ("3e-4", "1e-4", "5e-5", "5e-5*"),
+    "min-lr": ("3e-5", "1e-5", "5e-6*", "5e-6*"),
+    "warmup": ("5", "20", "20*", "20*"),
+    "weight-decay": ("0.1", "0.1", "0.1*", "0.1*"),
+    "eval-every": ("50", "100", "100*", "100*"),
+    "save-every": ("100", "100", "100*", "100*"),
+    "seed": ("42", "42", "42*", "42*"),
 }
 
 

@@ -160,6 +160,8 @@ class RotaryEmbedding(nn.Module):
 SIZES = ("layers", "width", "mlp", "heads", "kv_heads", "context")
 PRESETS = {
     "toy": dict(layers=2, width=96, mlp=256, heads=3, kv_heads=1, context=128, tied=True),
+    # SmolLM2's shape, smaller: 12.6M parameters, and 19.3M in the embedding of gpt2's vocabulary
+    "30m": dict(layers=8, width=384, mlp=1024, heads=6, kv_heads=2, context=512, tied=True),
     # SmolLM2-135M: 134,515,008 parameters at its vocabulary of 49,152
     "135m": dict(layers=30, width=576, mlp=1536, heads=9, kv_heads=3, context=1024, tied=True),
     # the paper's 1B table: 1,029,917,376 parameters at 49,152, which only an untied head gives

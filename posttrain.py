@@ -22,19 +22,19 @@ from run.folder import take_up
 from run.loop import Run
 
 DEFAULTS = {  # a star marks our choice where the paper is silent
-    "preset": ("toy", "135m", "1b"),
-    "max-tokens": ("1M", "2B", "2B"),
-    "patience": ("3", "3*", "3"),
-    "replay": ("0", "0", "0"),
-    "dropout": ("0", "0", "0"),
-    "batch": ("8", "480*", "512"),
-    "lr": ("1e-3", "5e-4*", "5e-5*"),
-    "min-lr": ("5e-5", "5e-5", "5e-5"),
-    "warmup": ("20", "500", "100"),
-    "weight-decay": ("0.1", "0.1", "0.1"),
-    "eval-every": ("50", "100*", "100"),
-    "save-every": ("200", "500*", "500*"),
-    "seed": ("42", "40*", "40"),
+    "preset": ("toy", "30m", "135m", "1b"),
+    "max-tokens": ("1M", "70M", "2B", "2B"),
+    "patience": ("3", "3", "3*", "3"),
+    "replay": ("0", "0", "0", "0"),
+    "dropout": ("0", "0", "0", "0"),
+    "batch": ("8", "32", "480*", "512"),
+    "lr": ("1e-3", "1e-3", "5e-4*", "5e-5*"),
+    "min-lr": ("5e-5", "1e-4", "5e-5", "5e-5"),
+    "warmup": ("20", "500", "500", "100"),
+    "weight-decay": ("0.1", "0.1", "0.1", "0.1"),
+    "eval-every": ("50", "100", "100*", "100"),
+    "save-every": ("200", "500", "500*", "500*"),
+    "seed": ("42", "42", "40*", "40"),
 }
 SCHEDULE = ("lr", "min_lr", "warmup", "decay", "weight_decay")         # what --go-on takes over
 

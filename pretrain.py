@@ -22,20 +22,20 @@ from run.loop import Run
 from run.report import say
 
 DEFAULTS = {  # a star marks our choice where the paper is silent
-    "preset": ("toy", "135m", "1b"),
-    "pre": ("web", "c4", "c4"),
-    "post": ("music", "musicpile", "musicpile"),
-    "tokenizer": ("bytes", "gpt2*", "gpt2*"),
-    "tokens": ("4M", "8.7B", "19.7B"),
-    "post-tokens": ("220k", "300M", "300M*"),
-    "batch": ("32", "512*", "512"),
-    "lr": ("3e-3", "5e-4*", "5e-4"),
-    "min-lr": ("3e-4", "5e-5*", "5e-5"),
-    "warmup": ("20", "1000*", "1000"),
-    "weight-decay": ("0.1", "0.1*", "0.1*"),
-    "eval-every": ("200", "1000*", "1000"),
-    "save-every": ("200", "1000*", "1000"),
-    "seed": ("42", "42*", "42"),
+    "preset": ("toy", "30m", "135m", "1b"),
+    "pre": ("web", "c4", "c4", "c4"),
+    "post": ("music", "musicpile", "musicpile", "musicpile"),
+    "tokenizer": ("bytes", "gpt2", "gpt2*", "gpt2*"),
+    "tokens": ("4M", "300M", "8.7B", "19.7B"),
+    "post-tokens": ("220k", "10M", "300M", "300M*"),
+    "batch": ("32", "128", "512*", "512"),
+    "lr": ("3e-3", "1e-3", "5e-4*", "5e-4"),
+    "min-lr": ("3e-4", "1e-4", "5e-5*", "5e-5"),
+    "warmup": ("20", "275", "1000*", "1000"),
+    "weight-decay": ("0.1", "0.1", "0.1*", "0.1*"),
+    "eval-every": ("200", "500", "1000*", "1000"),
+    "save-every": ("200", "500", "1000*", "1000"),
+    "seed": ("42", "42", "42*", "42"),
 }
 
 

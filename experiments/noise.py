@@ -29,11 +29,11 @@ from run.losses import Loss, sequence_losses
 from run.report import say, table
 
 DEFAULTS = {  # a star marks our choice where the paper is silent
-    "preset": ("toy", "135m", "1b"),
+    "preset": ("toy", "30m", "135m", "1b"),
     "ft": finetune.DEFAULTS["ft"],
-    "gamma": ("0.1*", "0.1*", "0.1*"),
-    "draws": ("8*", "8*", "8*"),
-    "seed": ("42", "42*", "42*"),
+    "gamma": ("0.1*", "0.1", "0.1*", "0.1*"),
+    "draws": ("8*", "8", "8*", "8*"),
+    "seed": ("42", "42", "42*", "42*"),
 }
 
 

@@ -89,7 +89,7 @@ class Parser(argparse.ArgumentParser):
         notes = "Counts may be written 150k, 30M, 8.7B."
         if defaults:
             notes += ("\nIn [brackets]: defaults. One marked * is ours, where the paper is silent; "
-                      "all of toy is ours.")
+                      "all of toy and 30m is ours.")
         module = sys.modules["__main__"].__spec__
         prog = f"-m {module.name.removesuffix('.__main__')}" if module else None
         super().__init__(prog=prog, description=description, epilog=notes, allow_abbrev=False,

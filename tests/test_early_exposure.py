@@ -30,7 +30,7 @@ def runs_of(figure, preset, seeds=1):
 @pytest.mark.parametrize("figure, preset, counts", [
     ("fig3a", "toy", (5, 5, 5)), ("fig3a", "135m", (15, 15, 15)), ("fig3b", "1b", (15, 15, 15)),
     ("fig2", "toy", (4, 8, 48)), ("fig2", "135m", (4, 60, 600)), ("fig2", "1b", (4, 20, 150)),
-    ("fig4", "135m", (2, 30 + 30 + 15, 750)), ("fig7", "toy", (2, 8, 48)),
+    ("fig4", "135m", (2, 30 + 30 + 15, 750)), ("fig7", "toy", (2, 8, 48)), ("fig3a", "30m", (10, 10, 10)),
 ])
 def test_size_of_the_grids(figure, preset, counts):
     for seeds in (1, 3):

@@ -78,10 +78,13 @@ def test_losses_are_cross_entropies_and_minus_one_counts_nothing():
     assert losses[1, 3] == 0 and (losses > 0).sum() == 15
 
 
-@pytest.mark.parametrize("preset, parameters", [("135m", 134_515_008), ("1b", 1_029_917_376)])
-def test_parameter_counts_are_the_papers(preset, parameters):
+@pytest.mark.parametrize("preset, vocabulary, parameters", [
+    ("135m", 49_152, 134_515_008), ("1b", 49_152, 1_029_917_376),                   # the paper's
+    ("30m", 50_257, 12_589_440 + 50_304 * 384),
+])
+def test_parameter_counts(preset, vocabulary, parameters):
     with torch.device("meta"):
-        assert GPT(configure(preset, 49_152)).parameter_count() == parameters
+        assert GPT(configure(preset, vocabulary)).parameter_count() == parameters
 
 
 def test_vocabulary_is_padded_and_head_sizes_are_checked():

@@ -6,6 +6,7 @@ corpora, the other $names the settings of a preset.
 
 CORPORA = {     # D_pre, D_post, D_ft, and a second D_ft, which Figure 2 also takes for D_post
     "toy": {"pre": "web", "post": "music", "ft": "chem", "other": "chat"},
+    "30m": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
     "135m": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
     "1b": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
 }
@@ -43,7 +44,7 @@ PLANS = {
         "| finetune --ft {$ft,$other} $rates"],
 }
 PLANS["fig5"] = PLANS["fig4"]                                      # the other view of the same runs
-SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silent; toy is ours
+SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silent; toy and 30m are ours
     "toy": {
         "size": "", "sizes": "",
         "fixed": "--lr 1e-3",
@@ -55,6 +56,18 @@ SETTINGS = {    # the paper's at 135m and 1b, but for what README lists as silen
         "rate": "--lr 3e-4",
         "often": "--eval-every 10",
         "rates": "--lr {1e-4,3e-4,1e-3}",
+        "after_other": "{$ft,$post}"},
+    "30m": {
+        "size": "--post-tokens 10M", "sizes": "--post-tokens {2M,10M}",
+        "fixed": "--lr 1e-3",
+        "once": "--lr 1e-3",
+        "sweep": "--lr {5e-4,1e-3,2e-3}",
+        "dropout": "--dropout {0.02,0.05} --lr {5e-4,1e-3,2e-3}",
+        "replay": "--replay 0.01 --lr {5e-4,1e-3,2e-3}",
+        "lora": "--lr {5e-4,1e-3,2e-3}",
+        "rate": "--lr 1e-4",
+        "often": "--eval-every 20",
+        "rates": "--lr {3e-5,1e-4,3e-4}",
         "after_other": "{$ft,$post}"},
     "135m": {
         "size": "--post-tokens 300M", "sizes": "--post-tokens {30M,150M,300M}",
