@@ -2,10 +2,13 @@
 
 For each of many tasks, all drawn alike, recipes of Stages 1 and 2 give as many θ_post. Numbers that need no
 D_ft are read off each; their rank correlation with Δ = L_ret − L_im over the recipes of a task says what they
-are worth. x says where D_ft lies on the way from D_pre (0) to D_post (1). Arrays are (tasks, recipes).
+are worth. x says where D_ft lies on the way from D_pre (0) to D_post (1). What it wants scatters around that
+place: without, going on on D_pre would at x = 0 be Stage 3 itself. Tasks are the same at every x.
+
+Arrays are (tasks, α, ρ, time of Stage 2), those of weights have directions or pairs besides.
 """
 
-from itertools import product
+from dataclasses import replace
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -14,245 +17,299 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from . import substitutes
-from .drawing import BLUE, GUIDE, MIXED, ORANGE, UNMIXED, panels
-from .dynamics import Moments, Task, Tasks, descend_matrices, flow, loss, mix, targets
-from .substitutes import Pair
+from .drawing import BLUE, GUIDE, MIXED, ORANGE, panels
+from .dynamics import Moments, Task, descend_matrices, flow, loss, mix, targets
+from .substitutes import Pair, Unit
 
-RECIPES = np.array(list(product((0, 0.02, 0.05, 0.1, 0.2, 0.4), (0, 0.05, 0.2), (1.0, 3.0))))
-ALPHA, REPLAY, T_POST = RECIPES.T        # α, ρ and the time of Stage 2: (36,) each
+ALPHA = np.array([0, 0.02, 0.05, 0.1, 0.2, 0.4])[:, None, None]
+REPLAY = np.array([0, 0.05, 0.2])[:, None]                  # ρ
+T_POST = np.array([1.0, 3.0])            # time of Stage 2
 T_PRE, T_FT = 8.0, 0.5                   # times of Stages 1 and 3
+ETA = 0.02                               # learning rate from random weights
 SHORT = 0.1                              # of Stage 3's time, for the short probe
-PLACES = (0, 0.25, 0.5, 0.75, 1)         # x
+PLACES = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1)                  # x
+TASKS = 60
+SHORT_PROBE = f"D_pre for {SHORT:g} of Stage 3"
+PROBE = "D_pre for all of Stage 3"
+
+
+class Corpora(NamedTuple):
+    """Hold what the stages of many tasks are trained on, with D_ft at each of PLACES."""
+    pre: Task
+    post: Task
+    ft: dict[float, Task]                # by x
 
 
 class Trained(NamedTuple):
-    """Hold what the recipes of a model lead to: (tasks, recipes) all."""
+    """Hold what the recipes of a model lead to: (tasks, α, ρ, time of Stage 2) all."""
     known: dict[str, ndarray]            # by name, what θ_post alone says
     L_im: ndarray
-    L_ret: ndarray
-
-    @property
-    def delta(self) -> ndarray:
-        """Compute what Stage 3 forgets."""
-        return self.L_ret - self.L_im
+    forgetting: dict[float, ndarray]     # Δ by x
 
 
-def scalars(L_im, L_pre, noise, short_probe, probe) -> dict[str, ndarray]:
-    """Name what θ_post says. A probe goes on from it on D_pre; it counts by how much D_post's loss rises."""
-    return {
+def look(theta_post, corpora: Corpora, train: Callable, on_post: Callable, L_pre, noise) -> Trained:
+    """Read off θ_post what it says, and let Stage 3 forget at every place of D_ft.
+
+    train(θ, task, time) goes on from θ, on_post(θ) is the loss on D_post. A probe goes on from θ_post on
+    D_pre, and counts by how much D_post's loss rises.
+    """
+    L_im = on_post(theta_post)
+
+    def rise(task, time):
+        return on_post(train(theta_post, task, time)) - L_im
+
+    known = {
         "L_im": L_im,
         "L_pre of θ_post": L_pre,
         "noise in the weights": noise,
-        f"D_pre for {SHORT:g} of Stage 3": short_probe - L_im,
-        "D_pre for all of Stage 3": probe - L_im,
+        SHORT_PROBE: rise(corpora.pre, SHORT * T_FT),
+        PROBE: rise(corpora.pre, T_FT),
     }
+    return Trained(known, L_im, forgetting={x: rise(task, T_FT) for x, task in corpora.ft.items()})
 
 
-def noise_rise(v: ndarray, squares: ndarray, others) -> ndarray:
-    """Compute how many times γ² noise N(0, γ²) on all weights raises the loss of inputs of variance v (…, n).
+# ---- noise in the weights: half the trace of the Hessian of D_post's loss, computed and not sampled
 
-    It is n·Σ_j v_j‖W₂e_j‖² + Σ_j v_j·‖W₁‖², `squares` being the ‖W₂e_j‖² (…, n) and `others` ‖W₁‖² (…), but
-    for γ⁴n²·Σ_j v_j, which is the same for all. Aligned weights have squares σ_j and others Σ_j σ_j.
+def noise_of_factors(v: ndarray, squares: ndarray, others) -> ndarray:
+    """Compute how many times γ² noise N(0, γ²) on W₁ and W₂ adds to a loss, but for γ⁴: (…).
+
+    On inputs of variance v (…, n) it is n·Σ_j v_j‖W₂e_j‖² + Σ_j v_j·‖W₁‖², `squares` being the ‖W₂e_j‖²
+    (…, n) and `others` ‖W₁‖² (…). Aligned weights have squares σ_j and others Σ_j σ_j.
     """
     return v.shape[-1] * (v * squares).sum(-1) + v.sum(-1) * others
 
 
+def noise_of_unit(unit: Unit) -> ndarray:
+    """Compute the same for a unit with the loss (u(p + q) − s_post)², which a pair has on D_post if c = 1."""
+    return (unit.p + unit.q) ** 2 + 2 * unit.u ** 2
+
+
 # ---- the three models
 
-def draw_tasks(count: int, n: int, x: float, rng) -> Tasks:
-    """Draw tasks as Section 5 has them, but each of n directions with numbers of its own: (count, 1, n)."""
-    # Thirds: invariant, inconsistent and specialized. What D_ft wants scatters around its place.
-    third = (count, 1, n // 3)
+def draw_tasks(rng, count: int, n: int, scatter: float) -> Corpora:
+    """Draw tasks as Section 5 has them, but n directions have numbers of their own: (count, 1, 1, 1, n)."""
+    # Thirds: invariant, inconsistent and specialized.
+    third = (count, 1, 1, 1, n // 3)
     invariant, nothing = rng.uniform(2, 3.5, third), np.zeros(third)
     pre, post, beta = rng.uniform(0.5, 3, third), rng.uniform(0.2, 3, third), rng.uniform(0.5, 3, third)
-    ft = np.abs(pre + x * (post - pre) + rng.normal(0, 0.2, third))
+    away = rng.normal(0, scatter, third)
 
     def task(inconsistent, specialized):
         s = np.concatenate([invariant, inconsistent, specialized], axis=-1)
         has_input = np.concatenate([1 + nothing, 1 + nothing, specialized > 0], axis=-1)
         return Task(v=has_input, c=has_input * s)
 
-    return Tasks(task(pre, nothing), task(post, beta), task(ft, nothing))
+    def ft(x):
+        return task(np.abs(pre + x * (post - pre) + away), nothing)
+
+    return Corpora(task(pre, nothing), task(post, beta), {x: ft(x) for x in PLACES})
 
 
-def aligned(x: float, rng, count: int = 60, n: int = 24, T: float = 8.0) -> Trained:
+def aligned(rng, count: int = TASKS, scatter: float = 0.2, n: int = 24, T: float = 8.0) -> Trained:
     """Train Section 5's aligned network on tasks of 24 directions, by flow."""
-    corpora = draw_tasks(count, n, x, rng)
-    start = np.full((count, len(RECIPES), n), np.exp(-2 * T))
-    theta_pre = flow(start, mix(corpora.pre, corpora.post, ALPHA), T_PRE)
+    corpora = draw_tasks(rng, count, n, scatter)
+    theta_pre = flow(np.exp(-2 * T), mix(corpora.pre, corpora.post, ALPHA), T_PRE)
     theta_post = flow(theta_pre, mix(corpora.post, corpora.pre, REPLAY), T_POST)
-
-    def on_post(theta):
-        return loss(theta, corpora.post, counts=1)
-
-    return Trained(
-        scalars(
-            L_im=on_post(theta_post),
-            L_pre=loss(theta_post, corpora.pre, counts=1),
-            noise=noise_rise(corpora.post.v, theta_post, theta_post.sum(-1)),
-            short_probe=on_post(flow(theta_post, corpora.pre, SHORT * T_FT)),
-            probe=on_post(flow(theta_post, corpora.pre, T_FT)),
-        ),
-        L_im=on_post(theta_post),
-        L_ret=on_post(flow(theta_post, corpora.ft, T_FT)),
+    return look(
+        theta_post,
+        corpora,
+        train=flow,
+        on_post=lambda theta: loss(theta, corpora.post, counts=1),
+        L_pre=loss(theta_post, corpora.pre, counts=1),
+        noise=noise_of_factors(corpora.post.v, theta_post, theta_post.sum(-1)),
     )
 
 
-def from_random(x: float, rng, count: int = 32, n: int = 9, T: float = 5.0, eta: float = 0.02) -> Trained:
+def from_random(rng, count: int = TASKS, scatter: float = 0.2, n: int = 9, T: float = 5.0) -> Trained:
     """Train the same network from random weights, on tasks of 9 directions, by descent on full matrices."""
     # The rotation of a random start is random, so that tasks may be diagonal.
-    corpora = draw_tasks(count, n, x, rng)
-    W = np.exp(-T) * rng.standard_normal((2, count, 1, n, n)) / np.sqrt(n)
-    W = np.repeat(W, len(RECIPES), axis=2)
+    corpora = draw_tasks(rng, count, n, scatter)
+    W = np.exp(-T) * rng.standard_normal((2, count, 1, 1, 1, n, n)) / np.sqrt(n)
 
     def train(W, task, time):
         moments = Moments(covariance=task.v[..., None] * np.eye(n), cross=task.c[..., None] * np.eye(n))
-        return descend_matrices(W, moments, time, eta)
+        return descend_matrices(W, moments, time, ETA)
 
-    # All recipes go on from those of the shorter Stage 2, whose time the longer ones pass too.
+    # The longer Stage 2 goes on from the end of the shorter.
     W = train(W, mix(corpora.pre, corpora.post, ALPHA), T_PRE)
     replayed = mix(corpora.post, corpora.pre, REPLAY)
-    shorter = train(W, replayed, T_POST.min())
-    longer = train(shorter, replayed, T_POST.max() - T_POST.min())
-    W = np.where((T_POST == T_POST.max())[:, None, None], longer, shorter)
+    shorter = train(W, replayed, T_POST[0])
+    longer = train(shorter, replayed, T_POST[1] - T_POST[0])
+    W = np.concatenate([shorter, longer], axis=-3)
 
     def on(task, W):
         away = W[0] @ W[1] - np.nan_to_num(targets(task))[..., None] * np.eye(n)
         return (task.v * (away ** 2).sum(-2)).sum(-1)
 
-    return Trained(
-        scalars(
-            L_im=on(corpora.post, W),
-            L_pre=on(corpora.pre, W),
-            noise=noise_rise(corpora.post.v, (W[1] ** 2).sum(-2), (W[0] ** 2).sum((-1, -2))),
-            short_probe=on(corpora.post, train(W, corpora.pre, SHORT * T_FT)),
-            probe=on(corpora.post, train(W, corpora.pre, T_FT)),
-        ),
-        L_im=on(corpora.post, W),
-        L_ret=on(corpora.post, train(W, corpora.ft, T_FT)),
+    return look(
+        W,
+        corpora,
+        train=train,
+        on_post=lambda W: on(corpora.post, W),
+        L_pre=on(corpora.pre, W),
+        noise=noise_of_factors(corpora.post.v, (W[1] ** 2).sum(-2), (W[0] ** 2).sum((-1, -2))),
     )
 
 
-def substitutable(x: float, rng, count: int = 20, pairs: int = 6) -> Trained:
-    """Train 6 pairs of substitutable features a task."""
-    # What D_ft wants scatters around its place here too.
-    shape = (count, 1, pairs)
+def substitutable(rng, count: int = TASKS, scatter: float = 0.1, pairs: int = 6, more=(-0.8, 2)) -> Trained:
+    """Train 6 pairs of substitutable features a task, losses added; `more` is the range of δ / s_pre."""
+    # Stage 3 comes later, at each place.
+    shape = (count, 1, 1, 1, pairs)
     pre = rng.uniform(0.5, 2, shape)
     pair = Pair(
-        alpha=ALPHA[:, None],
+        alpha=ALPHA[..., None],
         pre=pre,
-        post=pre * (1 + rng.uniform(-0.8, 2, shape)),
-        x=x + rng.normal(0, 0.1, shape),
-        replay=REPLAY[:, None],
+        post=pre * (1 + rng.uniform(*more, shape)),
+        replay=REPLAY[..., None],
         t_pre=T_PRE,
         t_post=T_POST[:, None],
-        t_ft=T_FT,
+        t_ft=0.0,
     )
-    run = substitutes.three_stages(pair)
-    unit = run.post.end
+    unit = substitutes.three_stages(pair).post.end
 
-    # A task's losses are sums over its pairs; noise adds 2γ²((p + q)² + 2u²) a pair.
-    def on_post(unit):
-        return substitutes.loss(unit, pair).sum(-1)
-
-    on_pre = substitutes.tasks(pair).pre
-    return Trained(
-        scalars(
-            L_im=on_post(unit),
-            L_pre=((unit.a - pair.pre) ** 2).sum(-1),
-            noise=((unit.p + unit.q) ** 2 + 2 * unit.u ** 2).sum(-1),
-            short_probe=on_post(substitutes.descend(unit, on_pre, SHORT * T_FT).end),
-            probe=on_post(substitutes.descend(unit, on_pre, T_FT).end),
-        ),
-        L_im=on_post(unit),
-        L_ret=on_post(run.ft.end),
+    # What D_ft wants scatters around its place here too.
+    away = rng.normal(0, scatter, shape)
+    ft = {x: substitutes.tasks(replace(pair, x=x + away)).ft for x in PLACES}
+    pre, post, _ = substitutes.tasks(pair)
+    return look(
+        unit,
+        Corpora(pre, post, ft),
+        train=lambda unit, task, time: substitutes.descend(unit, task, time).end,
+        on_post=lambda unit: substitutes.loss(unit, pair).sum(-1),
+        L_pre=((unit.a - pair.pre) ** 2).sum(-1),
+        noise=noise_of_unit(unit).sum(-1),
     )
 
 
-# ---- forecast.png
+# ---- what is printed
 
 MODELS: dict[str, Callable] = {
     "aligned": aligned,
     "random start": from_random,
     "substitutable": substitutable,
 }
-COLOURS = {"aligned": BLUE, "random start": ORANGE, "substitutable": MIXED}
-PROBE = "D_pre for all of Stage 3"
-SHOWN = {0: MIXED, 0.75: UNMIXED}        # x of the runs that are shown one by one
 
-Seen = dict[str, dict[float, Trained]]   # by model and x
+Seen = dict[str, Trained]                # by model
 
 
 def compute(rng) -> Seen:
-    """Train all models with D_ft at each of PLACES."""
-    return {name: {x: model(x, rng) for x in PLACES} for name, model in MODELS.items()}
+    """Train all models, each with a generator of its own."""
+    return {name: model(own) for (name, model), own in zip(MODELS.items(), rng.spawn(len(MODELS)))}
 
 
 def spearman(one: ndarray, other: ndarray) -> ndarray:
-    """Compute the rank correlation along the last axis, of numbers that do not tie."""
-    ranks = np.stack([one, other]).argsort(-1).argsort(-1)
+    """Compute the rank correlation over a task's recipes: (tasks,) from (tasks, …) twice, without ties."""
+    values = np.stack([one.reshape(len(one), -1), other.reshape(len(other), -1)])
+    ranks = values.argsort(-1).argsort(-1)
     one, other = ranks - (ranks.shape[-1] - 1) / 2
     return (one * other).sum(-1) / (one ** 2).sum(-1)
 
 
-def with_delta(trained: Trained, name: str) -> ndarray:
-    """Compute the 10th, 50th and 90th percentile, over tasks, of a scalar's rank correlation with Δ: (3,)."""
-    return np.percentile(spearman(trained.known[name], trained.delta), (10, 50, 90))
+def with_forgetting(trained: Trained, name: str, x: float = 0, among=slice(None)) -> ndarray:
+    """Compute quartiles over tasks of a scalar's rank correlation with Δ: (3,). `among` selects of REPLAY."""
+    correlation = spearman(trained.known[name][:, :, among], trained.forgetting[x][:, :, among])
+    return np.percentile(correlation, (25, 50, 75))
+
+
+def retained(trained: Trained, x: float) -> ndarray:
+    """Compute L_ret against α, the mean over the other recipes: (tasks, α)."""
+    return (trained.L_im + trained.forgetting[x]).mean((2, 3))
+
+
+def exposure_helps(trained: Trained, x: float) -> float:
+    """Compute in which share of the tasks the recipes with α > 0 have on average the lower L_ret."""
+    L_ret = retained(trained, x)
+    return (L_ret[:, 1:].mean(-1) < L_ret[:, 0]).mean()
+
+
+def best_alpha(trained: Trained, x: float) -> ndarray:
+    """Find the α of the lowest L_ret: (tasks,)."""
+    return ALPHA.ravel()[retained(trained, x).argmin(-1)]
 
 
 def tell(seen: Seen) -> None:
-    """Print the median rank correlations with Δ: of all scalars at x = 0, of the probe at every x."""
-    print("what θ_post says of Δ, median rank correlation over tasks: " + ", ".join(seen))
-    for name in seen["aligned"][0].known:
-        medians = "  ".join(f"{with_delta(by_place[0], name)[1]:5.2f}" for by_place in seen.values())
-        print(f"x = 0     {name:<26}{medians}")
+    """Print all rank correlations with Δ at x = 0, that of the probe at every x, and where exposure helps."""
+    def row(x, name, among=slice(None), words=""):
+        cells = []
+        for trained in seen.values():
+            low, median, high = np.round(with_forgetting(trained, name, x, among), 1) + 0.0       # no −0
+            cells.append(f"{median:4.1f} ({low:.1f} to {high:.1f})")
+        print(f"x = {x:<6g}{name + words:<36}" + "".join(f"{cell:<20}" for cell in cells).rstrip())
+
+    # One decimal is what so many tasks give.
+    recipes = ALPHA.size * REPLAY.size * T_POST.size
+    print(f"rank correlation with Δ over {recipes} recipes: median (quartiles) of {TASKS} tasks")
+    print(" " * 46 + "".join(f" {model:<19}" for model in seen).rstrip())
+    for name in seen["aligned"].known:
+        row(0, name)
+    for index, replay in enumerate(REPLAY.flat):
+        row(0, SHORT_PROBE, among=index, words=f", ρ = {replay:g}")
     for x in PLACES[1:]:
-        medians = "  ".join(f"{with_delta(by_place[x], PROBE)[1]:5.2f}" for by_place in seen.values())
-        print(f"x = {x:<6g}{PROBE:<26}{medians}")
+        row(x, PROBE)
+
+    # What a recipe is chosen for.
+    print(f"\n{'x':<46}" + "".join(f"{x:6g}" for x in PLACES))
+    for model, trained in seen.items():
+        helps = "".join(f"{exposure_helps(trained, x):6.0%}" for x in PLACES)
+        best = "".join(f"{np.median(best_alpha(trained, x)):6.2g}" for x in PLACES)
+        print(f"{model + ', tasks in which exposure helps':<46}{helps}")
+        print(f"{model + ', median of the best α':<46}{best}")
+
+
+# ---- forecast.png
+
+COLOURS = {"aligned": BLUE, "random start": ORANGE, "substitutable": MIXED}
+SHOWN = {0: "o", 0.25: "x", 0.75: "^"}   # x of the recipes that are shown one by one
 
 
 def draw(seen: Seen) -> Figure:
     """Draw what each scalar is worth at D_pre, what the probe is elsewhere, and forecasts one by one."""
-    figure, (left, middle, right) = panels(1, 3, 3.6)
+    figure, (left, middle, right) = panels(1, 3, 4)
     draw_scalars(seen, left)
     draw_places(seen, middle)
     draw_one_task(seen["substitutable"], right)
+    figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=9,
+                  frameon=False)
     return figure
 
 
 def draw_scalars(seen: Seen, axis: Axes) -> None:
     """Draw the rank correlations of all scalars at x = 0, a colour a model."""
-    names = list(seen["aligned"][0].known)
-    for shift, (model, by_place) in zip((-0.2, 0, 0.2), seen.items()):
-        low, median, high = np.transpose([with_delta(by_place[0], name) for name in names])
+    names = list(seen["aligned"].known)
+    for shift, (model, trained) in zip((-0.2, 0, 0.2), seen.items()):
+        low, median, high = np.transpose([with_forgetting(trained, name) for name in names])
         height = shift + np.arange(len(names))[::-1]
         axis.hlines(height, low, high, color=COLOURS[model])
-        axis.plot(median, height, "o", color=COLOURS[model], label=model)
+        axis.plot(median, height, "o", color=COLOURS[model])
     axis.axvline(0, **GUIDE)
     axis.set_yticks(np.arange(len(names))[::-1], names)
-    axis.set(xlim=(-1.05, 1.05), xlabel="rank correlation with Δ, D_ft at D_pre")
-    axis.set_title("median, and 80% of the tasks", fontsize=10)
+    axis.set(xlim=(-1.05, 1.05), xlabel="rank correlation with Δ, x = 0")
+    axis.set_title("known before Stage 3: median, quartiles", fontsize=10)
 
 
 def draw_places(seen: Seen, axis: Axes) -> None:
-    """Draw the probe's rank correlation against where D_ft lies."""
-    for model, by_place in seen.items():
-        low, median, high = np.transpose([with_delta(by_place[x], PROBE) for x in PLACES])
+    """Draw the probe's rank correlation against where D_ft lies, and where exposure itself still helps."""
+    for model, trained in seen.items():
+        low, median, high = np.transpose([with_forgetting(trained, PROBE, x) for x in PLACES])
         axis.plot(PLACES, median, "o-", color=COLOURS[model], label=model)
         axis.fill_between(PLACES, low, high, color=COLOURS[model], alpha=0.15, lw=0)
+    helps = [exposure_helps(seen["substitutable"], x) for x in PLACES]
+    axis.plot(PLACES, helps, color=COLOURS["substitutable"], ls="dotted",
+              label="substitutable: share of tasks in which exposure helps")
     axis.axhline(0, **GUIDE)
-    axis.set(ylim=(-1.05, 1.05), xlabel="x, where D_ft lies (0: D_pre, 1: D_post)")
+    axis.set(ylim=(-1.05, 1.05), xlabel="x, where D_ft lies (0: D_pre, 1: D_post)",
+             ylabel="rank correlation with Δ")
     axis.set_title("the probe: " + PROBE, fontsize=10)
-    axis.legend(fontsize=8, loc="lower left")
 
 
-def draw_one_task(by_place: dict[float, Trained], axis: Axes) -> None:
-    """Draw forecast and measured L_ret of every recipe of the first task, at two places of D_ft."""
-    for x, colour in SHOWN.items():
-        trained = by_place[x]
-        forecast = trained.known[PROBE][0] + trained.L_im[0]
-        axis.plot(forecast, trained.L_ret[0], "o", color=colour, mfc="none", label=f"x = {x:g}")
-        axis.axline((1, 1), slope=1, **GUIDE)
-    axis.set(xlabel="D_post loss after the probe", ylabel="L_ret")
+def draw_one_task(trained: Trained, axis: Axes) -> None:
+    """Draw forecast and measured L_ret of every recipe of the first task, at three places of D_ft."""
+    L_im = trained.L_im[0].ravel()
+    forecast = L_im + trained.known[PROBE][0].ravel()
+    for x, marker in SHOWN.items():
+        axis.plot(forecast, L_im + trained.forgetting[x][0].ravel(), marker, color=COLOURS["substitutable"],
+                  mfc="none", label=f"x = {x:g}")
+    axis.axline((1, 1), slope=1, **GUIDE)
+    axis.set(xlabel="loss on D_post after the probe", ylabel="L_ret")
     axis.set_title("recipes of one substitutable task", fontsize=10)
     axis.legend(fontsize=8)
