@@ -318,8 +318,8 @@ def test_forgetting_of_the_mixed_run_is_never_above_its_bound():
     s = replace(STANDARD, alpha=np.linspace(0.02, 1, 25), t_pre=np.linspace(1, 14, 25)[:, None],
                 reg=np.array([0, 0.3, 2])[:, None, None])
     bound, mixed = forgetting_bound(s), three_stages(s)
-    assert (mixed.delta <= bound.delta + 1e-9).all()
-    assert (bound.delta < 1).sum() > 100                                 # and says something in much of it
+    assert (mixed.forgetting <= bound.forgetting + 1e-9).all()
+    assert (bound.forgetting < 1).sum() > 100                            # and says something in much of it
     assert (mixed.theta_ft[..., INCONSISTENT] <= bound.epsilon * (1 + 1e-9)).all()
 
 
@@ -333,21 +333,21 @@ def test_the_bound_holds_for_descent_at_random_settings(depth, ideal, rng):
         alpha, beta, invariant=4.0, pre=pre, post=post, ft=ft, T=DEPTHS[depth],
         t_pre=times[0], t_post=times[1], t_ft=times[2],
         reg=rng.exponential(size=1_000), replay=replay, depth=depth)
-    mixed, bound = three_stages(s, 0.01, ideal), forgetting_bound(s, ideal).delta
+    mixed, bound = three_stages(s, 0.01, ideal), forgetting_bound(s, ideal).forgetting
 
     # At exact rank the bound is of runs that have not learned the inconsistent block in Stage 1.
     speaks = np.ones(1_000, bool)
     if ideal:
         speaks = mixed.theta_pre[:, INCONSISTENT] == 0
-    assert (mixed.delta <= bound + 1e-9)[speaks].all()
+    assert (mixed.forgetting <= bound + 1e-9)[speaks].all()
     assert (speaks & (bound < 1)).sum() > 30
 
 
 def test_the_bound_is_of_a_block_that_shrinks_too():
     # A small start, a Stage 3 towards 0, and no invariant block that would lower Δ.
     s = replace(STANDARD, T=2, n=4, post=2, ft=0.01, t_pre=0.1, t_post=0.1, t_ft=20)
-    delta, bound = three_stages(s, COARSE).delta, forgetting_bound(s)
-    assert s.k * bound.epsilon ** 2 < delta < bound.delta
+    forgetting, bound = three_stages(s, COARSE).forgetting, forgetting_bound(s)
+    assert s.k * bound.epsilon ** 2 < forgetting < bound.forgetting
 
 
 def test_relations():

@@ -325,7 +325,7 @@ class Run(NamedTuple):
         return np.stack([self.theta_pre, self.theta_post, self.theta_ft])
 
     @property
-    def delta(self) -> ndarray:
+    def forgetting(self) -> ndarray:
         """Compute what Stage 3 forgets of D_post, Δ = L_ret − L_im: (…)."""
         return self.L_ret - self.L_im
 

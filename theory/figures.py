@@ -99,7 +99,7 @@ EDGE_WORDS = Edges(
 )
 EDGE_LINES = Edges(
     specialized=dict(color=MIXED, linestyle="solid"),
-    acquired=dict(color=PALE, linestyle="solid"),
+    acquired=dict(color=BLUE, linestyle="solid"),
     inconsistent=dict(color=MIXED, linestyle="dashed"),
     overwritten=dict(color=RED, linestyle="dashdot"),
     unmixed=dict(color=UNMIXED, linestyle="dotted"),
@@ -119,7 +119,7 @@ def grid_over_stop(s: Setting) -> Setting:
 class Map(NamedTuple):
     """Hold what descent does at each setting of a grid: (MAP, MAP) all."""
     learned: ndarray                     # by the mixed run in Stage 1, as an index into STATES
-    delta: ndarray                       # Δ_unmixed − Δ_mixed
+    forgetting: ndarray                  # Δ_unmixed − Δ_mixed
     L_ret: ndarray                       # unmixed − mixed
 
 
@@ -130,13 +130,13 @@ def measured_map(grid: Setting, eta: float) -> Map:
     learned = mixed.theta_pre > targets(stage_1(grid)) / 2
     return Map(
         learned=learned[..., SPECIALIZED] + 2 * learned[..., INCONSISTENT],
-        delta=alone.delta - mixed.delta,
+        forgetting=alone.forgetting - mixed.forgetting,
         L_ret=alone.L_ret - mixed.L_ret,
     )
 
 
 class EdgeErrors(NamedTuple):
-    """Hold how well the edges are predicted at every α of the upper map."""
+    """Hold how well the edges are predicted at every α of the upper row of maps."""
     predicted: int                       # edges that are in the map by flow,
     measured: int                        # and those of them that descent finds there
     flow: float                          # the largest relative error of `edges`
@@ -144,8 +144,8 @@ class EdgeErrors(NamedTuple):
 
 
 def edge_errors(s: Setting, eta: float) -> EdgeErrors:
-    """Compare the measured edges of the upper map with the predicted ones; without any, errors are 0."""
-    # All edges of the map in one row. The unmixed run has only one, as α is nothing to it.
+    """Compare the measured edges of the upper row with the predicted ones; without any, errors are 0."""
+    # All edges in one list. The unmixed run has only one, as α is nothing to it.
     grid = grid_over_stop(s)
     stop = grid.t_pre
     crossings = []
@@ -176,7 +176,7 @@ def draw_window(s: Setting, eta: float) -> Figure:
 
     # The paper wants β below this line; README.md, condition 2, says why it need not be.
     axes[1, 0].axhline(s.c_mis / 2, **GUIDE)
-    axes[1, 0].annotate("β = c_mis / 2", (0.02, s.c_mis / 2), fontsize=8, va="bottom", color="#444444")
+    axes[1, 0].annotate("β = c_mis / 2", (0.35, s.c_mis / 2), fontsize=8, va="bottom", color="#444444")
 
     # Contours and meshes have no entry of their own in a legend.
     handles = []
@@ -195,7 +195,7 @@ def draw_maps(grid: Setting, eta: float, name: str, y: ndarray, figure: Figure, 
     states = ListedColormap(list(STATES.values()))
     row[0].pcolormesh(grid.alpha, y, maps.learned, vmin=0, vmax=3, cmap=states)
     row[0].set_title("learned in Stage 1 by the mixed run", fontsize=10)
-    gains = {"Δ_unmixed − Δ_mixed": maps.delta, "L_ret, unmixed − mixed": maps.L_ret}
+    gains = {"Δ_unmixed − Δ_mixed": maps.forgetting, "L_ret, unmixed − mixed": maps.L_ret}
     for axis, (title, gain) in zip(row[1:], gains.items()):
         most = 1.4 * np.abs(gain).max()            # lines stay visible on the darkest
         colours = axis.pcolormesh(grid.alpha, y, gain, cmap="PuOr", vmin=-most, vmax=most)
@@ -238,7 +238,7 @@ def draw_alpha(s: Setting, runs: dict[str, Run]) -> Figure:
     figure, axes = panels(1, 3, 3.2)
     for name, run in runs.items():
         line = VARIANT_LINES[name]
-        for axis, values in zip(axes, (run.L_im, run.L_ret, run.delta)):
+        for axis, values in zip(axes, (run.L_im, run.L_ret, run.forgetting)):
             axis.plot(ALPHAS, values, **line, label=name)
             axis.plot(0, values[0], "o", color=UNMIXED, mfc=line["color"], clip_on=False)
 
@@ -540,11 +540,12 @@ def draw_one_frontier(found: Frontier, axis: Axes) -> None:
     level, apart = found.levels[place], found.apart[place]
     if np.isfinite(apart):
         low = retained_at(found.mixed, s, found.levels)[place]
-        axis.annotate(f"apart by {apart:.2g}; kβ² = {s.k * s.beta ** 2:.2g}", (level, low + apart), (10, 10),
-                      textcoords="offset points", color=RED)
+        words = "not apart"
         if abs(apart) > 0.01 * np.ptp(found.mixed.L_ret):
+            words = f"apart by {apart:.2g}; kβ² = {s.k * s.beta ** 2:.2g}"
             arrow = dict(arrowstyle="<->", color=RED)
             axis.annotate("", (level, low), (level, low + apart), arrowprops=arrow)
+        axis.annotate(words, (level, low + apart), (10, 10), textcoords="offset points", color=RED)
     have = HAVE_BLOCK[tuple(learned)]
     axis.set_title(f"Stage 2 for {s.t_post:g}: {have} the specialized block", fontsize=11)
     axis.set(xlabel="L_ft", ylabel="L_ret")

@@ -95,7 +95,7 @@ def isolation(s: Setting, eta: float) -> list[Check]:
     bound = (s.c_mis - epsilon) ** 2 - (abs(end - s.post) + epsilon) ** 2 - 4 * s.beta * epsilon
 
     # An error is an operator norm over all blocks.
-    error, change, delta = np.nan, np.nan, np.nan
+    error, change, forgetting = np.nan, np.nan, np.nan
     if max(in_2, in_3) <= LONGEST * eta:
         expected = np.diag(np.repeat([s.invariant, end, 0], s.counts))
         alone = stages_2_and_3(s, np.array([s.invariant, s.pre, 0]), in_2, in_3, eta)
@@ -103,12 +103,12 @@ def isolation(s: Setting, eta: float) -> list[Check]:
         error = np.linalg.norm(alone[1] - expected, 2)
         change = np.linalg.norm(mixed[1] - mixed[0], 2)
         L_im, L_ret = matrix_loss(alone[1:], tasks(s).post, s.counts)
-        delta = L_ret - L_im
+        forgetting = L_ret - L_im
     return [
         Check("C.13–C.15", "unmixed: θ is within ε after K steps of Stage 2", float(error), "≤", epsilon),
         Check("C.15", "mixed: θ does not move in as many", float(change), "<", UNMOVED),
         Check("C.17", "Δ_unmixed at least k((c − ε)² − (d + ε)² − 4βε) after K steps each",
-              float(delta), "≥", s.k * bound),
+              float(forgetting), "≥", s.k * bound),
     ]
 
 

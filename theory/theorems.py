@@ -193,9 +193,9 @@ def theorem_5_3(s: Setting, mixed: Run, alone: Run, eta: float, ideal: bool) -> 
               mixed.theta_ft[INCONSISTENT], "<", s.ft / 2),
         Check("5.3", "both runs: distance of the invariant block from its target",
               np.abs(invariant - s.invariant).max(), "<", s.invariant / 1000),
-        Check("5.3", "Δ_unmixed at least Δ_mixed", float(alone.delta), "≥", float(mixed.delta)),
+        Check("5.3", "Δ_unmixed at least Δ_mixed", float(alone.forgetting), "≥", float(mixed.forgetting)),
         Check("5.3, C.17", "Δ_mixed at most kε·max(ε, 2σ_post), ε by free growth",
-              float(mixed.delta), "≤", float(forgetting_bound(s, ideal).delta)),
+              float(mixed.forgetting), "≤", float(forgetting_bound(s, ideal).forgetting)),
     ]
 
 
@@ -217,7 +217,7 @@ def by_logistic_curve(s: Setting, alone: Run, ideal: bool) -> list[Check]:
         Check("5.2", "unmixed: D_pre's loss rises by k(σ_pre − σ)², σ logistic",
               rise_on_pre(s, alone), "≈", s.k * ((s.pre - post) ** 2 - (s.pre - pre) ** 2)),
         Check("5.3", "unmixed: Δ is the difference of k(σ − σ_post)², σ logistic",
-              float(alone.delta), "≈", s.k * ((ft - s.post) ** 2 - (post - s.post) ** 2)),
+              float(alone.forgetting), "≈", s.k * ((ft - s.post) ** 2 - (post - s.post) ** 2)),
     ]
 
 
@@ -243,7 +243,7 @@ def free_growth(sigma: ndarray, advance: ndarray, depth: int = 2) -> ndarray:
 
 class Bound(NamedTuple):
     """Hold the most that Δ_mixed may be, and the most that the inconsistent block may be after it: (…)."""
-    delta: ndarray
+    forgetting: ndarray
     epsilon: ndarray
 
 
@@ -262,7 +262,7 @@ def forgetting_bound(s: Setting, ideal: bool = False) -> Bound:
         grown = free_growth(grown, (replayed_target(s) + s.reg * grown) * s.t_post, s.depth)
         grown = free_growth(grown, np.asarray(s.ft) * s.t_ft, s.depth)
         epsilon = np.where(np.isnan(grown), np.inf, grown)
-    return Bound(delta=s.k * epsilon * np.maximum(epsilon, 2 * np.asarray(s.post)), epsilon=epsilon)
+    return Bound(forgetting=s.k * epsilon * np.maximum(epsilon, 2 * np.asarray(s.post)), epsilon=epsilon)
 
 
 # ---- full matrices
