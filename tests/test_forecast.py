@@ -8,7 +8,7 @@ from theory.forecast import (ALPHA, PROBE, REPLAY, SHORT_PROBE, T_FT, T_POST, T_
                              best_alpha, compute, draw, draw_tasks, exposure_helps, from_random,
                              noise_of_factors, noise_of_unit, retained, spearman, substitutable, tell,
                              with_forgetting)
-from theory.substitutes import Unit
+from theory.pair import Unit
 
 MODELS = (aligned, from_random, substitutable)
 RECIPES = (6, 3, 2)

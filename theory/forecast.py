@@ -16,10 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from . import substitutes
 from .drawing import BLUE, GUIDE, MIXED, ORANGE, panels
 from .dynamics import Moments, Task, descend_matrices, flow, loss, mix, targets
-from .substitutes import Pair, Unit
+from .pair import Pair, Unit, corpora, descend_unit, loss_on_post, train_pair
 
 ALPHA = np.array([0, 0.02, 0.05, 0.1, 0.2, 0.4])[:, None, None]
 REPLAY = np.array([0, 0.05, 0.2])[:, None]                  # ρ
@@ -33,7 +32,7 @@ SHORT_PROBE = f"D_pre for {SHORT:g} of Stage 3"
 PROBE = "D_pre for all of Stage 3"
 
 
-class Corpora(NamedTuple):
+class Placed(NamedTuple):
     """Hold what the stages of many tasks are trained on, with D_ft at each of PLACES."""
     pre: Task
     post: Task
@@ -47,7 +46,7 @@ class Trained(NamedTuple):
     forgetting: dict[float, ndarray]     # Δ by x
 
 
-def look(theta_post, corpora: Corpora, train: Callable, on_post: Callable, L_pre, noise) -> Trained:
+def look(theta_post, corpora: Placed, train: Callable, on_post: Callable, L_pre, noise) -> Trained:
     """Read off θ_post what it says, and let Stage 3 forget at every place of D_ft.
 
     train(θ, task, time) goes on from θ, on_post(θ) is the loss on D_post. A probe goes on from θ_post on
@@ -86,7 +85,7 @@ def noise_of_unit(unit: Unit) -> ndarray:
 
 # ---- the three models
 
-def draw_tasks(rng, count: int, n: int, scatter: float) -> Corpora:
+def draw_tasks(rng, count: int, n: int, scatter: float) -> Placed:
     """Draw tasks as Section 5 has them, but n directions have numbers of their own: (count, 1, 1, 1, n)."""
     # Thirds: invariant, inconsistent and specialized.
     third = (count, 1, 1, 1, n // 3)
@@ -102,7 +101,7 @@ def draw_tasks(rng, count: int, n: int, scatter: float) -> Corpora:
     def ft(x):
         return task(np.abs(pre + x * (post - pre) + away), nothing)
 
-    return Corpora(task(pre, nothing), task(post, beta), {x: ft(x) for x in PLACES})
+    return Placed(task(pre, nothing), task(post, beta), {x: ft(x) for x in PLACES})
 
 
 def aligned(rng, count: int = TASKS, scatter: float = 0.2, n: int = 24, T: float = 8.0) -> Trained:
@@ -165,17 +164,17 @@ def substitutable(rng, count: int = TASKS, scatter: float = 0.1, pairs: int = 6,
         t_post=T_POST[:, None],
         t_ft=0.0,
     )
-    unit = substitutes.three_stages(pair).post.end
+    unit = train_pair(pair).post
 
     # What D_ft wants scatters around its place here too.
     away = rng.normal(0, scatter, shape)
-    ft = {x: substitutes.tasks(replace(pair, x=x + away)).ft for x in PLACES}
-    pre, post, _ = substitutes.tasks(pair)
+    ft = {x: corpora(replace(pair, x=x + away)).ft for x in PLACES}
+    of_pair = corpora(pair)
     return look(
         unit,
-        Corpora(pre, post, ft),
-        train=lambda unit, task, time: substitutes.descend(unit, task, time).end,
-        on_post=lambda unit: substitutes.loss(unit, pair).sum(-1),
+        Placed(of_pair.pre, of_pair.post, ft),
+        train=descend_unit,
+        on_post=lambda unit: loss_on_post(unit, pair).sum(-1),
         L_pre=((unit.a - pair.pre) ** 2).sum(-1),
         noise=noise_of_unit(unit).sum(-1),
     )
