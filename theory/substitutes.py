@@ -148,7 +148,7 @@ def tell_stages(runs: Stages) -> None:
     print(f"in that order: L_ft {started} where Stage 3 starts")
     for L_ft in LEFT:
         L_ret = ", ".join(f"{one:.3f}" for one in at_equal_L_ft(runs, L_ft))
-        print(f"               L_ret {L_ret} where L_ft is {L_ft:g}")
+        print(f"               L_ret {L_ret} where L_ft is {L_ft:g} (nan: it starts below)")
 
 
 def tell_mixing(seen: Found) -> None:
@@ -244,7 +244,7 @@ def draw_mixing(seen: Found, axis: Axes) -> None:
     bound = after_stage_3(after_stage_2(least_learned(pair), pair), pair.ft)
     axis.semilogy(pair.alpha, loss_on_post(bound, pair), color=REPLAYS[0], ls="dotted",
                   label="bound, ρ = 0")
-    axis.set(title="dots: random weights", xlabel="α, share of D_post in Stage 1",
+    axis.set(title="mixing, replay; dots: random weights", xlabel="α, share of Stage 1 that is D_post",
              ylabel="L_ret (cut at 10⁻⁴)", ylim=(1e-4, 1))
     axis.legend(fontsize=8)
 
@@ -256,13 +256,13 @@ def draw_place(axis: Axes) -> None:
     gain = (alone - exposed) / pair.delta ** 2
     black_to_purple = LinearSegmentedColormap.from_list("who retains more", [UNMIXED, "white", MIXED])
     colours = axis.pcolormesh(PLACES, RATIOS, gain, cmap=black_to_purple, vmin=-0.6, vmax=0.6)
-    axis.figure.colorbar(colours, ax=axis, extend="min")
+    axis.figure.colorbar(colours, ax=axis, extend="min", label="purple: exposed retains more")
 
     # Beyond the line the unmixed run retains more.
     axis.plot(crossover(Pair(post=1 + RATIOS)), RATIOS, color=RED, label="x* if δ > 0")
     axis.plot(crossover(Pair(post=1 - RATIOS)), RATIOS, color=RED, ls="dashed", label="x* if δ < 0")
     axis.set(title="L_ret, unmixed − fully exposed, / δ²", xlabel="x, where D_ft lies (0: D_pre, 1: D_post)",
-             ylabel="|δ| / s_pre", yscale="log")
+             ylabel="|δ| / s_pre (colours: δ > 0)", yscale="log")
     axis.legend(fontsize=8, framealpha=1)
 
 
@@ -292,6 +292,6 @@ def draw_matched(matched: Stages, axis: Axes) -> None:
         axis.plot(LAMBDAS, L_ret, color=colour, label=f"L_ret, Stage 3 for {length:g}")
         axis.plot(best, L_ret.min(), "*", color=colour, ms=12)
     axis.plot(LAMBDAS, matched.L_im[1, 0], color="grey", ls="dashed", label="L_im")
-    axis.set(title=f"compute-matched: D_pre {BEFORE[0]:g}, D_post {BUDGETS[1]:g}",
-             xlabel="λ, share of D_post in Stage 1", ylabel="loss")
+    axis.set(title=f"D_post for {BUDGETS[1]:g} in all, D_pre for {BEFORE[0]:g}",
+             xlabel="λ, share of D_post that is in Stage 1", ylabel="loss")
     axis.legend(fontsize=8)
