@@ -167,9 +167,9 @@ def test_the_best_exposure_is_partial_and_leaves_what_d_post_then_wants(x, copy)
     assert run.ft.b[best] == pytest.approx(best_left(pair), abs=0.03)
 
     # No other b is better, a being where D_ft wants it.
-    others = np.linspace(-1, 3, 401)
+    others = np.linspace(-1, 3, 4001)
     losses = loss_on_post(Unit(1.0, pair.ft, others), pair)
-    assert others[losses.argmin()] == pytest.approx(best_left(pair), abs=0.011)
+    assert others[losses.argmin()] == pytest.approx(best_left(pair), abs=0.001)
 
 
 def test_where_d_ft_mixes_the_corpora_exposure_never_hurts():

@@ -110,7 +110,7 @@ def turns() -> ndarray:
 
 
 def at_equal_L_ft(runs: Stages, L_ft: float) -> ndarray:
-    """Find L_ret where Stage 3 first has this L_ft, for every path: nan where it starts below."""
+    """Find L_ret where Stage 3 first has this L_ft, for every path: nan where none comes by it."""
     first = np.argmax(runs.L_ft <= L_ft, axis=0)
     L_ret = np.take_along_axis(runs.L_ret, first[None], axis=0)[0]
     return np.where(first > 0, L_ret, np.nan)
