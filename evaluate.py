@@ -22,7 +22,7 @@ from run.checkpoint import checkpoint_path, read_checkpoint
 from run.device import autocast, pick_device, pick_dtype
 from run.files import UserError, refusing
 from run.flags import Parser, add_device_flags, launch, positive, rate, seed
-from run.losses import Loss, held_out_loss
+from run.losses import Loss, held_out_loss, inputs_and_targets
 from run.report import table
 
 NAMES = ("L_im", "L_ret", "L_ft", "L_pre", "L_post")      # the order of columns
@@ -116,8 +116,9 @@ def role_of(name: str, loss: dict) -> str:
 
 
 def bytes_per_token(sequences: Tensor, tokenizer: tiktoken.Encoding) -> float:
-    """Count the bytes of text for each of the tokens predicted in `sequences`, (n, context + 1)."""
-    targets = sequences[:, 1:].flatten()
+    """Count the bytes of text for each predicted token that counts in `sequences`, (n, context + 1)."""
+    _, targets = inputs_and_targets(sequences)
+    targets = targets[targets >= 0]
     text = tokenizer.decode_bytes(targets[targets != end_of_text(tokenizer)].tolist())
     return len(text) / len(targets)
 
@@ -186,7 +187,10 @@ def print_stages(run: dict) -> None:
         own = {name: loss for name, loss in entry["losses"].items() if not is_handed_on(name, entry)}
         by_role = {role_of(name, loss): name for name, loss in own.items()}
         on_each = [shown(own, by_role.get(role, "")) for role in ("pre", "post", "ft")]
-        rows.append([entry["stage"], f"{entry['steps']:,}", tokens or "–", *on_each])
+        stage = entry["stage"]
+        if entry["args"].get("loss_on") == "completion":
+            stage += ", completions"
+        rows.append([stage, f"{entry['steps']:,}", tokens or "–", *on_each])
     print(f"\n{run['run']}: {run['preset']}, {run['parameters']:,} parameters; {', '.join(corpora)}")
     print(table(["stage", "steps", "tokens", "loss on D_pre", "D_post", "D_ft"], rows))
 

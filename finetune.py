@@ -46,7 +46,7 @@ def main():
         model = load_model(checkpoint.config, checkpoint.model)
     with ranks.first():
         pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
-        ft = open_corpus("ft", ft_source, tokenizer_of(lineage), limit=args.tokens)
+        ft = open_corpus("ft", ft_source, tokenizer_of(lineage), limit=args.tokens, loss_on=args.loss_on)
 
     # D_ft's windows, and with --replay those of D_pre between them.
     context = model.config.context

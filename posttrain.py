@@ -50,7 +50,7 @@ def main():
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model)
     with ranks.first():
-        pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
+        pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post", loss_on=args.loss_on)
 
     # The replay: D_post's windows, and between them those of D_pre.
     context = model.config.context

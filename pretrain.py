@@ -50,7 +50,7 @@ def main():
     tokenizer = load_tokenizer(args.tokenizer)
     with ranks.first():
         pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens)
-        post = open_corpus("post", post_source, tokenizer, limit=args.post_tokens)
+        post = open_corpus("post", post_source, tokenizer, limit=args.post_tokens, loss_on=args.loss_on)
 
     # The mixing: D_pre's windows, and between them those of λ passes over D_post.
     with refusing(ValueError):

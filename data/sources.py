@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -16,6 +16,15 @@ import zstandard
 from data import embedded
 from run.files import UserError, refusing
 from run.flags import positive
+
+
+Spans = tuple[tuple[int, int], ...]        # of characters: the first, and one beyond the last
+
+
+class Text(NamedTuple):
+    """A document, and which of its characters answer a prompt."""
+    text: str
+    completion: Spans | None = None            # () if none does, None if that is not marked
 
 
 class HubSet(NamedTuple):
@@ -37,12 +46,16 @@ HUB = {  # the paper names no data sets: these, at these revisions, are our choi
                        revision="c653c3c7bbf599030b80f117b6748ebae406043b"),
     "flan": HubSet("Muennighoff/flan"),
 }
-READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-BY_LINES = {".txt", ".jsonl"}              # are read here, all others by `datasets`
+READERS = {".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv",
+           ".parquet": "parquet"}
+BY_LINES = {".txt", ".jsonl", ".ndjson"}   # are read here, all others by `datasets`
 UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, UTF-8 and tokenizers cannot
-TEXT_FIELDS = [("text",), ("prompt", "completion"), ("instruction", "input", "output"),
-               ("instruction", "output"), ("inputs", "targets")]       # the first that a row has are read
+TEXT_FIELDS = [  # the first that a row has are read, of several the last is the completion
+    ("text",), ("prompt", "completion"), ("instruction", "input", "output"), ("instruction", "output"),
+    ("inputs", "targets"), ("messages",), ("conversations",), ("question", "answer"),
+    ("instruction", "context", "response"), ("instruction", "response"), ("query", "response"), ("content",)]
+ROLES = {"human": "user", "gpt": "assistant"}                # ShareGPT's names for OpenAI's
 HELP = ("a file, a folder, hub:ORG/NAME[:CONFIG[/SPLIT]][@REVISION], or one of "
         + " ".join((*embedded.NAMES, *HUB)) + "; web:20M, as long as that; web75music25, a mixture")
 
@@ -80,13 +93,13 @@ class Source:
             return state
         return embedded.version()
 
-    def documents(self, held_out: bool = False) -> Iterator[str]:
+    def documents(self, held_out: bool = False) -> Iterator[Text]:
         """Read the documents in order; `held_out` reads the split that a corpus brings for that.
 
         Raises UserError, one line with a way out, whatever is wrong with the corpus.
         """
         if not self.hub and not self.files:
-            yield from embedded.documents(self.name.partition(":")[0], self.size)
+            yield from map(Text, embedded.documents(self.name.partition(":")[0], self.size))
             return
 
         # Rows of one corpus may differ in their fields; what has no text is counted and told.
@@ -101,10 +114,11 @@ class Source:
                     shown = shown or row
                     continue
                 used[fields] = used.get(fields, 0) + 1
-                text, halves = mend(join_fields(row, fields))
+                joined = join_fields(row, fields)
+                text, halves = mend(joined.text)
                 mended += halves
                 if text:
-                    yield text
+                    yield Text(text, joined.completion)
 
             # A corpus without any text is a mistake, a row without text is told.
             if rows and not used:
@@ -133,9 +147,9 @@ class Source:
     def _rows(self, held_out: bool) -> Iterator[dict]:
         """Rows, streamed: nothing is downloaded or held beyond what is read."""
         for path in self.files:
-            if path.suffix == ".zst":
+            if ending(path) == ".zst":
                 require_whole(path)
-        if not self.hub and {unpacked(path).suffix for path in self.files} <= BY_LINES:
+        if not self.hub and {ending(unpacked(path)) for path in self.files} <= BY_LINES:
             return chain.from_iterable(map(rows_by_lines, self.files))
 
         # Here: what does not need it need not wait seconds for it.
@@ -155,8 +169,10 @@ class Source:
             return chain.from_iterable(parts)
 
         # All files are of one kind, as `local_files` has seen to.
-        kind, names = reader(self.files[0]), [str(path) for path in self.files]
-        return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True))
+        kind, names, options = reader(self.files[0]), [str(path) for path in self.files], {}
+        if kind == "tsv":
+            kind, options = "csv", {"sep": "\t"}
+        return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True, **options))
 
     def _what_is_wrong(self, error: Exception) -> str:
         """Say in one line what a reader raised."""
@@ -237,21 +253,26 @@ def readable(root: Path) -> tuple[Path, ...]:
 
 
 def reader(path: Path) -> str | None:
-    """Name the `datasets` builder for a file by its ending; None for one that nothing reads."""
-    return READERS.get(unpacked(path).suffix)
+    """Name what reads a file by its ending; None for one that nothing reads."""
+    return READERS.get(ending(unpacked(path)))
 
 
 def unpacked(path: Path) -> Path:
     """Name a file as it would be without .gz or .zst."""
-    return path.with_suffix("") if path.suffix in UNPACK else path
+    return path.with_suffix("") if ending(path) in UNPACK else path
+
+
+def ending(path: Path) -> str:
+    """Read a file's ending, which may be in capitals: .jsonl."""
+    return path.suffix.lower()
 
 
 def rows_by_lines(path: Path) -> Iterator[dict]:
-    """Read the rows of a .txt or .jsonl file, packed or not; raises ValueError if a line is not one.
+    """Read the rows of a .txt, .jsonl or .ndjson file, packed or not; raises ValueError if a line is not one.
 
     Not by `datasets`, which holds a long row several times over and refuses a file for half a surrogate pair.
     """
-    with UNPACK.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as file:
+    with UNPACK.get(ending(path), open)(path, "rt", encoding="utf-8-sig") as file:
         # An empty line ends a document; as text, LF, CR LF and CR are one and the same.
         if reader(path) == "text":
             for is_empty, lines in groupby(file, lambda line: line == "\n"):
@@ -288,25 +309,77 @@ def require_whole(path: Path) -> None:
 
 
 def find_fields(row: dict, text_field: str | None) -> tuple[str, ...] | None:
-    """Decide which fields of `row` make up a document; None if it has no text.
+    """Decide which fields of `row` make up a document, of text or of messages; None if it has neither.
 
     What is named comes first, but is not all: D_pre and D_post share the flag.
     """
     named = [tuple(text_field.split("+"))] if text_field else []
     for fields in named + TEXT_FIELDS:
-        if all(isinstance(row.get(field), str) for field in fields):
+        values = [row.get(field) for field in fields]
+        if all(isinstance(value, str) for value in values) or all(map(is_chat, values)):
             return fields
     return None
 
 
-def join_fields(row: dict, fields: tuple[str, ...]) -> str:
-    """Join the fields in order, each on a line of its own unless the one before ends in white space."""
-    text = ""
-    for part in filter(None, map(row.get, fields)):
+def is_chat(value: object) -> bool:
+    """Tell whether a field is a list of messages."""
+    return isinstance(value, list) and bool(value) and all(map(read_message, value))
+
+
+def read_message(message: object) -> tuple[str, str] | None:
+    """Read who says what in a message of OpenAI's kind (role, content) or ShareGPT's (from, value).
+
+    None if it is neither.
+    """
+    if not isinstance(message, dict):
+        return None
+    for who, what in (("role", "content"), ("from", "value")):
+        role, said = message.get(who), message.get(what)
+        if isinstance(role, str) and isinstance(said, str):
+            return ROLES.get(role, role), said.strip()
+    return None
+
+
+def join_fields(row: dict, fields: tuple[str, ...]) -> Text:
+    """Join the fields in order, each on a line of its own unless the one before ends in white space.
+
+    Of several, the last is the completion; of one with messages, what the assistant says in it.
+    """
+    text, completion = "", []
+    for part, begins in parts(row, fields):
         if text and not text[-1].isspace():
             text += "\n"
+        if begins is not None:
+            completion.append((len(text) + begins, len(text) + len(part)))
         text += part
-    return text.strip().removesuffix("<|endoftext|>")      # some published corpora spell the separator out
+
+    # Some published corpora spell the separator out.
+    joined = text.strip().removesuffix("<|endoftext|>")
+    if len(fields) == 1 and isinstance(row[fields[0]], str):
+        return Text(joined)
+    start = len(text) - len(text.lstrip())
+    return Text(joined, within(completion, start, start + len(joined)))
+
+
+def parts(row: dict, fields: tuple[str, ...]) -> Iterator[tuple[str, int | None]]:
+    """List the parts of a document, each with where in it a completion begins, if one does."""
+    for field in fields:
+        is_last = field == fields[-1] and len(fields) > 1
+        if isinstance(row[field], str):
+            if row[field]:
+                yield row[field], 0 if is_last else None
+            continue
+
+        # The blank before an answer, with which tokenizers begin its first word, and the line's end are its.
+        for role, said in map(read_message, row[field]):
+            answers = is_last or (len(fields) == 1 and role == "assistant")
+            yield f"{role}: {said}\n", len(role) + 1 if answers else None
+
+
+def within(spans: Iterable[tuple[int, int]], start: int, end: int) -> Spans:
+    """Keep what of the spans is among the characters from `start` to `end`, counted from `start`."""
+    cut = ((max(first, start) - start, min(last, end) - start) for first, last in spans)
+    return tuple((first, last) for first, last in cut if first < last)
 
 
 def mend(text: str) -> tuple[str, int]:

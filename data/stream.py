@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from run.files import UserError
+from run.losses import inputs_and_targets
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,15 @@ class Interleaved:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
         """Read a rank's inputs and targets, int64 (batch_size / world, context).
 
-        Where the last step is short, targets of -1 fill it up: they count nothing.
+        Targets of -1 count nothing: those of prompts, where only completions count, and what fills up a last
+        step that is short.
         """
         size = self.batch_size // world
         first = step * self.batch_size + rank * size
         sequences = torch.full((size, self.context + 1), -1)
         for row, slot in enumerate(range(first, min(first + size, self.length))):
             sequences[row] = self.sequence(slot)
-        return sequences[:, :-1].clamp(min=0), sequences[:, 1:]      # inputs must be tokens, whatever ones
+        return inputs_and_targets(sequences)
 
     @property
     def context(self) -> int:
@@ -63,10 +65,6 @@ class Interleaved:
     def steps(self) -> int:
         """Count the steps; the last may be short, since every slot is trained on once."""
         return -(-self.length // self.batch_size)
-
-    def sequences_in(self, step: int) -> int:
-        """Count the sequences that a step trains on: `batch_size`, or what is left for the last."""
-        return min(self.batch_size, self.length - step * self.batch_size)
 
     def seen(self, steps: int) -> tuple[int, int]:
         """Count the (major, minor) sequences in the first `steps` steps."""
@@ -97,6 +95,7 @@ class Windows:
     seed: int
     stage: int                  # its number in the chain, from 1
     chosen: np.ndarray          # (windows,) uint32: the numbers of those that a pass reads
+    mask: np.ndarray | None = None           # (tokens,) bool: which of them count; None: all
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -104,7 +103,7 @@ class Windows:
     def __getitem__(self, position: int) -> Tensor:
         """Read the window at a position counted over all passes."""
         number, offset = divmod(position, len(self))
-        return window(self.tokens, int(self.permutation(number)[offset]), self.context)
+        return window(self.tokens, int(self.permutation(number)[offset]), self.context, self.mask)
 
     @lru_cache(maxsize=4)                     # two corpora, each where a batch straddles two passes
     def permutation(self, number: int) -> np.ndarray:
@@ -118,13 +117,16 @@ class Windows:
         return replace(self, chosen=np.setdiff1d(self.chosen, read))
 
 
-def window(tokens: np.ndarray, index: int, context: int) -> Tensor:
+def window(tokens: np.ndarray, index: int, context: int, mask: np.ndarray | None = None) -> Tensor:
     """Read a window, int64 (context + 1,): its inputs and, one further, their targets.
 
-    Inputs do not overlap.
+    Inputs do not overlap. A token t that the mask leaves out is there as ~t, which is negative.
     """
-    some = tokens[index * context:(index + 1) * context + 1]
-    return torch.from_numpy(some.astype(np.int64))
+    here = slice(index * context, (index + 1) * context + 1)
+    some = tokens[here].astype(np.int64)
+    if mask is not None:
+        some = np.where(mask[here], some, ~some)
+    return torch.from_numpy(some)
 
 
 def whole_sequences(tokens: int, context: int) -> int:

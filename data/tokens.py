@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.sources import Source, empty, find_source
+from data.sources import Source, Spans, empty, find_source, within
 from data.stream import Windows, window
 from run.files import UserError, atomic, turn, write_error, write_json
 
@@ -35,6 +35,7 @@ BUNDLE_DOCUMENTS = 16                       # or documents
 BUNDLES_AT_ONCE = 32                        # held in memory while tokenizing
 ALWAYS_CHECKED = 2 ** 26                    # bytes of a token file whose checksum every process looks at
 PARTS = ("train", "held_out")
+MASKS = ("train.mask", "held_out.mask")     # beside them: a byte a token, 1 if it counts
 RECORD = ("source", "text_field", "limit", "checksum")        # what a checkpoint keeps of a corpus
 END_OF_TEXT = "<|endoftext|>"
 
@@ -49,17 +50,24 @@ class Corpus:
     train: np.ndarray         # (tokens,) uint16 or uint32
     held_out: np.ndarray
     record: dict              # its RECORD
+    train_mask: np.ndarray | None = None        # (tokens,) bool: which tokens count; None: all
+    held_out_mask: np.ndarray | None = None
 
     def held_out_sequences(self, context: int) -> Tensor:
         """Cut the windows of every held-out loss, evenly spread over what is held out.
 
-        Returns int64 (sequences, context + 1). Raises UserError if nothing is held out.
+        Returns int64 (sequences, context + 1), as `window` has them. Raises UserError if nothing is held out,
+        or nothing that counts.
         """
         total = (len(self.held_out) - 1) // context
         if total < 1:
             raise UserError(too_few_documents(self.record["source"]))
         count = min(HELD_OUT_SEQUENCES, total)
-        return torch.stack([window(self.held_out, i * total // count, context) for i in range(count)])
+        places = (i * total // count for i in range(count))
+        sequences = torch.stack([window(self.held_out, i, context, self.held_out_mask) for i in places])
+        if not (sequences[:, 1:] >= 0).any():
+            raise UserError(f"{self.record['source']} holds out no completion, give it more or --loss-on all")
+        return sequences
 
     def windows(self, context: int, batch: int, seed: int, stage: int, limit: int | None = None) -> Windows:
         """Cut the training tokens, or `limit` tokens of them, into windows of `context` tokens.
@@ -77,56 +85,71 @@ class Corpus:
         if len(chosen) < batch:
             raise UserError(f"{self.record['source']} is shorter than one batch: {len(chosen)} sequences of "
                             f"{context} tokens, --batch {batch}; give more text or a smaller --batch")
-        return Windows(self.role, self.train, context, seed, stage, chosen)
+        return Windows(self.role, self.train, context, seed, stage, chosen, self.train_mask)
 
 
 def open_corpus(role: str, source: Source, tokenizer: tiktoken.Encoding, limit: int | None = None,
-                folder: Path = Path("out/tokens")) -> Corpus:
-    """Open the token files of a corpus, prepared first if need be.
+                folder: Path = Path("out/tokens"), loss_on: str = "all") -> Corpus:
+    """Open the token files of a corpus, prepared first if need be; of which tokens the loss counts, too.
 
     `limit` (tokens) bounds what is read of a corpus with a held-out split of its own (C4). Others are read
-    whole, so that what is held out does not depend on it. Raises UserError if there is no text to be read.
+    whole, so that what is held out does not depend on it. Raises UserError if there is no text to be read, or
+    only a completion's loss is to count and the corpus marks none.
     """
     if not source.held_out_split:
         limit = None
     slug = re.sub(r"[\W_]", "-", Path(source.name).name.split(".")[0])
     key = digest(source.name, source.version(), source.text_field, limit, fingerprint(tokenizer))
-    home = folder / f"{slug}-{tokenizer.name}-{key}"
+    masked = loss_on == "completion"
+    suffix = "-completion" if masked else ""
+    home = folder / f"{slug}-{tokenizer.name}-{key}{suffix}"
 
     # Several runs may start at once: one prepares, or mends what is damaged, the others find it done.
-    corpus = load_corpus(role, home)
+    corpus = load_corpus(role, home, masked)
     if corpus is None:
         with turn(folder / f".{home.name}.lock"):
-            corpus = load_corpus(role, home)
+            corpus = load_corpus(role, home, masked)
             if corpus is None:
-                prepare(source, tokenizer, limit, home)
-                corpus = load_corpus(role, home)
+                prepare(source, tokenizer, limit, home, masked)
+                corpus = load_corpus(role, home, masked)
     return corpus
 
 
-def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens")) -> Corpus:
+def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"),
+              loss_on: str | None = None) -> Corpus:
     """Open D_pre, D_post or D_ft (`pre`, `post`, `ft`) of a checkpoint, as the last stage with it read it.
 
-    While the token files are there, the corpus need not be. Raises UserError if it is needed and has changed.
+    That goes for the tokens that count, too, unless `loss_on` says which. While the token files are there,
+    the corpus need not be. Raises UserError if it is needed and has changed.
     """
     tokenizer = tokenizer_of(lineage)
     records = [entry["corpora"][role] for entry in lineage if role in entry["corpora"]]
     if not records or not is_record(records[-1]):
         raise UserError(f"the checkpoint does not say what its D_{role} is, make it again or name another")
     record = records[-1]
-    for meta in folder.glob("*/meta.json"):
-        if read_meta(meta.parent).get("checksum") == record["checksum"]:
-            corpus = load_corpus(role, meta.parent)
+    loss_on = loss_on or loss_was_on(lineage, role)
+    masked = loss_on == "completion"
+    for path in folder.glob("*/meta.json"):
+        meta = read_meta(path.parent)
+        if meta.get("checksum") == record["checksum"] and (meta.get("masked") or not masked):
+            corpus = load_corpus(role, path.parent, masked)
             if corpus:
                 return corpus
 
     # Deleted or damaged token files are made again, and are of use only if they come out the same.
     name = record["source"]
-    corpus = open_corpus(role, find_source(name, record["text_field"]), tokenizer, record["limit"], folder)
+    source = find_source(name, record["text_field"])
+    corpus = open_corpus(role, source, tokenizer, record["limit"], folder, loss_on)
     if corpus.record["checksum"] != record["checksum"]:
         raise UserError(f"{name} has changed since an earlier stage read it, "
                         "restore it or start from pretrain.py")
     return corpus
+
+
+def loss_was_on(lineage: list[dict], role: str) -> str:
+    """Tell which tokens of a corpus counted when last trained on: all or completion. Of D_pre all do."""
+    said = [entry["args"].get("loss_on", "all") for entry in lineage if role in entry["tokens"]]
+    return said[-1] if said and role != "pre" else "all"
 
 
 def is_record(record: object) -> bool:
@@ -137,7 +160,7 @@ def is_record(record: object) -> bool:
 # ------------------------------------------------------------------------------------------------------------
 # Token files that are there
 
-def load_corpus(role: str, home: Path) -> Corpus | None:
+def load_corpus(role: str, home: Path, masked: bool = False) -> Corpus | None:
     """Map the token files in a folder that `prepare` has written; None if they are not there or not whole."""
     if not (home / "meta.json").exists():
         return None
@@ -146,20 +169,28 @@ def load_corpus(role: str, home: Path) -> Corpus | None:
     if damage:
         print(f"{home} is damaged ({damage}), it is not used", flush=True)
         return None
-    train = np.memmap(home / "train.bin", dtype=meta["dtype"], mode="r")
-    held_out = np.memmap(home / "held_out.bin", dtype=meta["dtype"], mode="r")
-    return Corpus(role, train, held_out, {key: meta[key] for key in RECORD})
+    files = [np.memmap(home / f"{part}.bin", dtype=meta["dtype"], mode="r") for part in PARTS]
+    masks = [np.memmap(home / f"{part}.bin", dtype=bool, mode="r") for part in MASKS if masked]
+    return Corpus(role, *files, {key: meta[key] for key in RECORD}, *masks)
 
 
 def read_meta(home: Path) -> dict:
     """Read meta.json; empty if it is not what `prepare` writes."""
     try:
         meta = json.loads((home / "meta.json").read_text())
-        sizes = [meta["tokens"][part] * np.dtype(meta["dtype"]).itemsize for part in PARTS]
-        known = is_record(meta) and min(sizes) > 0 and meta["dtype"] in ("uint16", "uint32")
+        sizes = sizes_of(meta)
+        known = is_record(meta) and min(sizes.values()) > 0 and meta["dtype"] in ("uint16", "uint32")
     except (OSError, ValueError, TypeError, KeyError):
         return {}
     return meta if known else {}
+
+
+def sizes_of(meta: dict) -> dict[str, int]:
+    """Tell the files that meta.json speaks of, by what is before .bin, and their bytes."""
+    sizes = {part: meta["tokens"][part] * np.dtype(meta["dtype"]).itemsize for part in PARTS}
+    if meta.get("masked"):
+        sizes |= {mask: meta["tokens"][part] for mask, part in zip(MASKS, PARTS)}
+    return sizes
 
 
 def what_is_damaged(home: Path, meta: dict) -> str:
@@ -170,10 +201,9 @@ def what_is_damaged(home: Path, meta: dict) -> str:
     """
     if not meta:
         return "meta.json"
-    itemsize = np.dtype(meta["dtype"]).itemsize
-    for part in PARTS:
+    for part, size in sizes_of(meta).items():
         path = home / f"{part}.bin"
-        if not path.exists() or path.stat().st_size != meta["tokens"][part] * itemsize:
+        if not path.exists() or path.stat().st_size != size:
             return path.name
         if part not in meta.get("checksums", {}):           # written before there were any
             continue
@@ -206,19 +236,22 @@ class Document(NamedTuple):
     part: str                 # train or held_out
     text: str
     ends: bool = True         # with it, the document does
+    completion: Spans | None = None         # its characters whose loss counts, where not all do
 
 
 class Tokens(NamedTuple):
     """The tokens of a document, or of a piece of one, and the token file that they go into."""
     part: str
     tokens: np.ndarray        # (tokens,) uint16 or uint32
+    mask: np.ndarray | None   # (tokens,) bool: which count; None if that is not asked
 
 
-def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, home: Path) -> None:
-    """Write train.bin, held_out.bin and meta.json into `home`, all or nothing.
+def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, home: Path,
+            masked: bool = False) -> None:
+    """Write train.bin, held_out.bin, their masks if asked, and meta.json into `home`, all or nothing.
 
-    Raises UserError if the source is empty, has too few documents or cannot be read, or `home` cannot be
-    written.
+    Raises UserError if the source is empty, has too few documents, cannot be read or does not mark what the
+    masks are to say, or `home` cannot be written.
     """
     temporary = home.with_name(f".{home.name}.partial")     # the caller sees to it that nobody else writes it
     shutil.rmtree(temporary, ignore_errors=True)            # what one that was killed has left
@@ -226,7 +259,10 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
         # A small corpus holds out more, so that its held-out loss is stable.
         for share in HELD_OUT_SHARES:
             temporary.mkdir(parents=True, exist_ok=True)
-            counts, checksums = write_tokens(split(source, share), tokenizer, limit, temporary, source.name)
+            documents = split(source, share)
+            if masked:
+                documents = with_completion(documents, source.name)
+            counts, checksums = write_tokens(documents, tokenizer, limit, temporary, source.name, masked)
             if counts["held_out"] >= MIN_HELD_OUT or source.held_out_split:
                 break
         if not sum(counts.values()):
@@ -238,8 +274,8 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
         write_json(temporary / "meta.json", {
             "source": source.name, "text_field": source.text_field, "limit": limit,
             "revision": source.revision, "tokenizer": tokenizer.name, "dtype": token_dtype(tokenizer).name,
-            "tokens": counts, "held_out": source.held_out_split or share, "checksum": checksums.pop("both"),
-            "checksums": checksums})
+            "tokens": counts, "held_out": source.held_out_split or share, "masked": masked,
+            "checksum": checksums.pop("both"), "checksums": checksums})
         shutil.rmtree(home, ignore_errors=True)             # there is one only if it is damaged
         os.replace(temporary, home)
     except BrokenPipeError:                                 # of what is told of the rows, not of a file
@@ -254,11 +290,12 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
 def split(source: Source, share: float) -> Iterator[Document]:
     """Hold out the split that a corpus brings for that, or else a share of its documents."""
     if source.held_out_split:
-        for text in islice(source.documents(held_out=True), HELD_OUT_DOCUMENTS):
-            yield Document("held_out", text)
+        for text, completion in islice(source.documents(held_out=True), HELD_OUT_DOCUMENTS):
+            yield Document("held_out", text, completion=completion)
         share = 0                                           # of the rest, nothing
-    for text in source.documents():
-        yield Document("held_out" if is_held_out(text, share) else "train", text)
+    for text, completion in source.documents():
+        part = "held_out" if is_held_out(text, share) else "train"
+        yield Document(part, text, completion=completion)
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -267,27 +304,41 @@ def is_held_out(text: str, share: float) -> bool:
     return int.from_bytes(number) < share * 2 ** 64
 
 
+def with_completion(documents: Iterator[Document], name: str) -> Iterator[Document]:
+    """Go through documents; raises UserError at one that does not mark its completion."""
+    for document in documents:
+        if document.completion is None:
+            raise UserError(f"{name} marks no completion, give rows of messages or of several fields "
+                            "(prompt + completion), or --loss-on all")
+        yield document
+
+
 def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, limit: int | None, folder: Path,
-                 name: str) -> tuple[dict[str, int], dict[str, str]]:
+                 name: str, masked: bool = False) -> tuple[dict[str, int], dict[str, str]]:
     """Tokenize documents on all cores into train.bin and held_out.bin, up to `limit` training tokens.
 
-    Returns the tokens written to each, and checksums of each and of both. Holds 32 bundles and the document
-    that is being read. Raises UserError if the tokenizer cannot take one.
+    If asked, train.mask.bin and held_out.mask.bin say which of them are of a completion. Returns the tokens
+    written to each, and checksums of each and of both. Holds 32 bundles and the document that is being read.
+    Raises UserError if the tokenizer cannot take one.
     """
     counts = {"train": 0, "held_out": 0}
-    checksums = {"both": new_hash(), "train": new_hash(), "held_out": new_hash()}
+    names = [*PARTS, *MASKS] if masked else PARTS
+    checksums = {name: new_hash() for name in ("both", *names)}
+    lengths = token_lengths(tokenizer) if masked else None
     bar = tqdm(total=limit, desc=f"tokenize {name}", unit="tok", unit_scale=True, disable=None, leave=False)
-    with (open(folder / "train.bin", "wb") as train, open(folder / "held_out.bin", "wb") as held_out,
-          ThreadPoolExecutor() as pool, bar):
-        files = {"train": train, "held_out": held_out}
+    with ExitStack() as stack, ThreadPoolExecutor() as pool, bar:
+        files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in names}
 
         # Where a corpus stops at its limit must not depend on how documents are cut or threads share them.
         while limit is None or counts["train"] < limit:
             before = counts.copy()
-            for part, tokens in tokenized(islice(documents, LIMIT_EVERY), tokenizer, pool):
+            for part, tokens, mask in tokenized(islice(documents, LIMIT_EVERY), tokenizer, pool, lengths):
                 files[part].write(tokens)
                 checksums["both"].update(tokens)
                 checksums[part].update(tokens)
+                if masked:
+                    files[f"{part}.mask"].write(mask)
+                    checksums[f"{part}.mask"].update(mask)
                 counts[part] += len(tokens)
                 bar.update(len(tokens))
             if counts == before:
@@ -295,12 +346,12 @@ def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, li
     return counts, {name: one.hexdigest() for name, one in checksums.items()}
 
 
-def tokenized(documents: Iterator[Document], tokenizer: tiktoken.Encoding,
-              pool: ThreadPoolExecutor) -> Iterator[Tokens]:
+def tokenized(documents: Iterator[Document], tokenizer: tiktoken.Encoding, pool: ThreadPoolExecutor,
+              lengths: np.ndarray | None) -> Iterator[Tokens]:
     """Tokenize documents on all threads of a pool, in order, long ones in pieces."""
     waiting = bundles(documents, cuts(tokenizer))
     while some := list(islice(waiting, BUNDLES_AT_ONCE)):
-        for done in pool.map(partial(tokenize, tokenizer), some):
+        for done in pool.map(partial(tokenize, tokenizer, lengths), some):
             yield from done
 
 
@@ -321,9 +372,17 @@ def pieces(document: Document, places: re.Pattern) -> Iterator[Document]:
     """Cut a document where it may be, once a piece is long enough."""
     start = 0
     while place := places.search(document.text, start + BUNDLE):
-        yield Document(document.part, document.text[start:place.start()], ends=False)
+        yield excerpt(document, start, place.start())
         start = place.start()
-    yield Document(document.part, document.text[start:])
+    yield excerpt(document, start, len(document.text))
+
+
+def excerpt(document: Document, start: int, end: int) -> Document:
+    """Take the characters of a document from `start` to `end`."""
+    part, text, ends, completion = document
+    if completion is not None:
+        completion = within(completion, start, end)
+    return Document(part, text[start:end], ends and end == len(text), completion)
 
 
 def cuts(tokenizer: tiktoken.Encoding) -> re.Pattern:
@@ -336,8 +395,12 @@ def cuts(tokenizer: tiktoken.Encoding) -> re.Pattern:
     return re.compile(r"[\s\S]" if tokenizer.n_vocab == 256 else r"[^\S\x1c-\x1f](?=\S)")
 
 
-def tokenize(tokenizer: tiktoken.Encoding, bundle: list[Document]) -> list[Tokens]:
-    """Tokenize documents and pieces of them; raises UserError where tiktoken cannot."""
+def tokenize(tokenizer: tiktoken.Encoding, lengths: np.ndarray | None,
+             bundle: list[Document]) -> list[Tokens]:
+    """Tokenize documents and pieces of them; raises UserError where tiktoken cannot.
+
+    With the `lengths` of all tokens in bytes, which of them are of a completion is found, too.
+    """
     done = []
     for piece in bundle:
         # A panic of tiktoken's is no Exception. Nor are signals, but no thread of a pool ever gets one.
@@ -352,10 +415,44 @@ def tokenize(tokenizer: tiktoken.Encoding, bundle: list[Document]) -> list[Token
                             "--tokenizer bytes") from error
 
         # Smaller numbers here, in the thread: what waits to be written is held.
+        mask = None if lengths is None else completion_mask(piece, lengths[tokens], tokenizer.name)
         end = [end_of_text(tokenizer)] if piece.ends else []
         tokens = np.concatenate([tokens, end], dtype=token_dtype(tokenizer), casting="unsafe")
-        done.append(Tokens(piece.part, tokens))
+        done.append(Tokens(piece.part, tokens, mask))
     return done
+
+
+def completion_mask(piece: Document, lengths: np.ndarray, name: str) -> np.ndarray:
+    """Find which tokens of a piece are of a completion, bool (tokens,), by their `lengths` in bytes.
+
+    That is a token with any character of one, and the end of a document that ends in one. Raises UserError if
+    tokens and text cannot be laid side by side.
+    """
+    # From characters to bytes, of which UTF-8 makes one to four each.
+    of_characters = np.zeros(len(piece.text), dtype=bool)
+    for first, last in piece.completion:
+        of_characters[first:last] = True
+    codes = np.frombuffer(piece.text.encode("utf-32-le"), np.uint32)
+    of_bytes = np.repeat(of_characters, np.digitize(codes, (0, 0x80, 0x800, 0x10000)))
+
+    # From bytes to tokens; some tokenizers leave out what they have no token for.
+    ends = np.cumsum(lengths)
+    if lengths.sum() != len(of_bytes):
+        raise UserError(f"tokenizer {name} leaves out some of the {len(piece.text):,} characters from "
+                        f"{piece.text[:20]!r} on, so that its tokens cannot be told to be of a completion or "
+                        "not, take them out or give --loss-on all")
+    mask = np.logical_or.reduceat(of_bytes, ends - lengths)
+    if piece.ends:
+        mask = np.append(mask, of_characters[-1])
+    return mask
+
+
+def token_lengths(tokenizer: tiktoken.Encoding) -> np.ndarray:
+    """Measure the tokens of text, in bytes: int64, by their numbers."""
+    lengths = np.zeros(tokenizer.n_vocab, dtype=np.int64)
+    for token, number in tokenizer._mergeable_ranks.items():
+        lengths[number] = len(token)
+    return lengths
 
 
 def token_dtype(tokenizer: tiktoken.Encoding) -> np.dtype:

@@ -144,6 +144,9 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag("warmup", count, "steps of linear warm-up")
     flag("decay", share, "fall linearly over the last share D of the steps, not before [a cosine instead]")
     flag("weight-decay", rate, "AdamW's, on matrices only")
+    parser.add_argument("--loss-on", choices=("all", "completion"), default="all",
+                        help="tokens of D_post, in Stage 3 of D_ft, whose loss counts, in training and held "
+                             "out: all, as in the paper, or not those of prompts [all]")
     parser.set_defaults(leave=0, go_on=False)
 
     # What is drawn at random, and how often a run looks at itself.

@@ -112,7 +112,7 @@ class Run:
         self.started = time.monotonic() - self.seconds["total"]
         self.noted = self._training_time(), self.step       # when the last line of the log was written
         self.history = []                                   # (loss, gradient norm) of the steps since then
-        self.ahead = -1, None                               # a step, and its batch on the device
+        self.ahead = -1, None, 0                            # a step, its batch on the device, what counts
         self.micro_batch = args.micro_batch or largest_micro_batch(args.batch, stream.context)
 
         # The model itself stays plain: it is saved and evaluated without what wraps it for training.
@@ -246,20 +246,23 @@ class Run:
             self.optimizer.load_state_dict(folder.read_left(self.args.init, before))
 
     def _next_step(self) -> "Step":
-        inputs, targets = self._batch(self.step)
-        tokens = self.stream.sequences_in(self.step) * self.stream.context
+        (inputs, targets), tokens = self._batch(self.step)
         loss = torch.zeros((), device=self.device)
         return Step(inputs, targets, self.micro_batch, tokens, self.exchange, loss)
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Bring this rank's inputs and targets to the device, (sequences, context), unless they are there."""
+    def _batch(self, step: int) -> tuple[list[Tensor], int]:
+        """Bring this rank's inputs and targets to the device, (sequences, context), unless they are there.
+
+        Returns how many targets of all ranks count, too.
+        """
         if self.ahead[0] != step:
             with self._clock("data"):
                 batch = self.stream.batch(step, ranks.rank(), ranks.world())
+                tokens = int(ranks.add_up((batch[1] >= 0).sum()))
                 if self.device.type == "cuda":
                     batch = [part.pin_memory() for part in batch]
-                self.ahead = step, [part.to(self.device, non_blocking=True) for part in batch]
-        return self.ahead[1]
+                self.ahead = step, [part.to(self.device, non_blocking=True) for part in batch], tokens
+        return self.ahead[1:]
 
     @contextmanager
     def _clock(self, activity: str) -> Iterator[None]:
@@ -332,7 +335,7 @@ class Step:
     inputs: Tensor           # int64 (sequences, context), this rank's
     targets: Tensor          # one token further; -1 counts nothing
     micro_batch: int         # sequences of a forward pass
-    tokens: int              # that the step trains on, on all ranks
+    tokens: int              # that count, on all ranks
     exchange: nn.Module      # the network whose backward pass exchanges gradients with the other ranks
     loss: Tensor             # () this rank's share of the step's mean loss so far, nats per token
 
@@ -350,9 +353,9 @@ class Step:
         """Turn a micro-batch's losses (batch, time) into what to differentiate, and note it for the log.
 
         That is their share of the mean over the step's tokens, times the number of ranks, over which
-        gradients are averaged.
+        gradients are averaged. A step in which no token counts has a loss of 0.
         """
-        share = losses.sum() / self.tokens
+        share = losses.sum() / max(self.tokens, 1)
         self.loss += share.detach()
         return share * ranks.world()
 

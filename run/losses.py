@@ -22,8 +22,19 @@ class Loss(NamedTuple):
         return f"{self.mean:.3f} ± {self.se:.3f}"
 
 
+def inputs_and_targets(sequences: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide sequences, int64 (n, context + 1), into inputs and, one further, targets, (n, context) each.
+
+    A token t that counts nothing is there as ~t, which is negative: as an input it is t, as a target -1.
+    """
+    return torch.where(sequences < 0, ~sequences, sequences)[:, :-1], sequences[:, 1:].clamp(min=-1)
+
+
 def held_out_loss(model: nn.Module, sequences: Tensor, dtype: str, corpus: str = "") -> Loss:
-    """Measure a model's mean loss on `sequences`, int64 (n, context + 1), shared out among the ranks."""
+    """Measure a model's mean loss over the tokens that count in `sequences`, shared out among the ranks.
+
+    Sequences are int64 (n, context + 1), as `inputs_and_targets` has them.
+    """
     losses = sequence_losses(model, sequences, dtype)
     se = losses.std() / math.sqrt(len(losses)) if len(losses) > 1 else torch.tensor(math.nan)
     return Loss(losses.mean().item(), se.item(), corpus)
@@ -33,7 +44,9 @@ def held_out_loss(model: nn.Module, sequences: Tensor, dtype: str, corpus: str =
 def sequence_losses(model: nn.Module, sequences: Tensor, dtype: str) -> Tensor:
     """Measure the loss of each of `sequences`, float64 (n,), nats per token, likewise.
 
-    Every rank makes the same number of forward passes, each of at most 8,192 tokens.
+    Where they have unlike numbers of tokens that count, these are what a ratio's standard error is of: their
+    mean is that of the tokens, and their spread that of the sequences about it. Every rank makes the same
+    number of forward passes, each of at most 8,192 tokens.
     """
     device = next(model.parameters()).device
     size = max(1, TOKENS_AT_ONCE // (sequences.shape[1] - 1))
@@ -46,12 +59,16 @@ def sequence_losses(model: nn.Module, sequences: Tensor, dtype: str) -> Tensor:
         # where weights are divided among the ranks, a forward pass takes all of them.
         mine = slice(start + ranks.rank() * size, start + (ranks.rank() + 1) * size)
         some = sequences[mine] if mine.start < len(sequences) else sequences[:size]
-        some = some.to(device)
         with autocast(device, dtype):
-            token_losses = model(some[:, :-1], some[:, 1:])
+            token_losses = model(*inputs_and_targets(some.to(device)))
         if mine.start < len(sequences):
             losses[mine] = token_losses.mean(dim=1).cpu().double()
     model.train(was_training)
 
     ranks.add_up(losses)                            # every sequence is 0 on all ranks but one: exact
-    return losses
+
+    # Of every sequence its share of the tokens that count; where all do, nothing changes.
+    counting = (sequences[:, 1:] >= 0).double().mean(dim=1)
+    weight = counting / counting.mean()
+    losses /= counting.mean()
+    return losses - losses.mean() * (weight - 1)

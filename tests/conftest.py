@@ -43,12 +43,21 @@ def write_corpora() -> None:
         Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
 
 
+def write_pairs() -> None:
+    """Write pairs.jsonl into the current folder: prompts of small letters, completions of capitals."""
+    random = Random("pairs")
+    rows = ({"prompt": "".join(random.choices("abcde ", k=random.randint(9, 90))),
+             "completion": "".join(random.choices("ABCDE", k=random.randint(9, 90)))} for _ in range(150))
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty current folder with three small corpora: pre.jsonl, post.jsonl, ft.jsonl."""
+    """An empty current folder with four small corpora: pre.jsonl, post.jsonl, ft.jsonl, pairs.jsonl."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     write_corpora()
+    write_pairs()
     return tmp_path
 
 

@@ -24,6 +24,7 @@ RUNS = [
     ("posttrain", "--dropout 0.1 --eval-every 2 --patience 1 --lr 0.05"),         # it stops early
     ("posttrain", "--dropout 0.1 --compute-matched"),
     ("finetune", "--replay 0.5"),
+    ("finetune", "--ft pairs.jsonl --loss-on completion"),
 ]
 
 

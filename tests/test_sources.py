@@ -24,27 +24,27 @@ def write(path: Path, rows: list[dict]) -> str:
     """Rows in the format that the path's name says."""
     if ".parquet" in path.name:
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif ".csv" in path.name:
+    elif path.suffix.lower() in (".csv", ".tsv"):
         with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
+            writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(rows)
     else:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         text = {"txt": "\n\n".join(row.get("text", "") for row in rows), "json": json.dumps(rows)}
-        pack(path, text.get(path.name.split(".")[1], lines).encode())
+        pack(path, text.get(path.name.lower().split(".")[1], lines).encode())
     return str(path)
 
 
 def pack(path: Path, content: bytes) -> str:
     """Write a file, packed as its name says."""
-    packing = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    packing = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix.lower(), bytes)
     path.write_bytes(packing(content))
     return str(path)
 
 
 def documents(name: object, text_field: str | None = None) -> list[str]:
-    return list(find_source(str(name), text_field).documents())
+    return [document.text for document in find_source(str(name), text_field).documents()]
 
 
 # ---- the kinds of a corpus
@@ -71,7 +71,8 @@ def test_a_source_has_another_version_when_its_documents_may_differ(tmp_path):
 
 # ---- reading
 
-@pytest.mark.parametrize("ending", "txt txt.gz jsonl jsonl.gz jsonl.zst json csv parquet".split())
+@pytest.mark.parametrize("ending", ("txt txt.gz jsonl jsonl.gz jsonl.zst ndjson json csv tsv parquet "
+                                    "TXT JSONL NDJSON.GZ jsonl.ZST JSON.GZ CSV").split())
 def test_every_format_gives_the_same_documents(tmp_path, ending):
     assert documents(write(tmp_path / f"a.{ending}", [{"text": text} for text in TEXTS])) == TEXTS
 
@@ -85,13 +86,28 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
     assert documents(tmp_path) == ["first", "second", "third"]
 
 
+def said(*turns: str) -> list[dict]:
+    """Messages of OpenAI's kind: "user: Why?"."""
+    return [dict(zip(("role", "content"), turn.split(": ", 1))) for turn in turns]
+
+
 @pytest.mark.parametrize("row, text", [
     ({"prompt": "Why?", "completion": "So.<|endoftext|>"}, "Why?\nSo."),
     ({"prompt": "Why?\n", "completion": "So."}, "Why?\nSo."),
     ({"instruction": "Add.", "input": "1 2", "output": "3"}, "Add.\n1 2\n3"),
     ({"instruction": "Add.", "input": "", "output": "3"}, "Add.\n3"),
     ({"inputs": "Q", "targets": "A", "task": "t"}, "Q\nA"),
+    ({"question": "Q", "answer": "A", "id": "7"}, "Q\nA"),
+    ({"instruction": "Add.", "context": "1 2", "response": "3", "category": "sums"}, "Add.\n1 2\n3"),
+    ({"instruction": "Add.", "response": "3"}, "Add.\n3"),
+    ({"query": "Q", "response": "A"}, "Q\nA"),
+    ({"content": "C", "url": "u"}, "C"),
     ({"id": 7, "text": " x "}, "x"),
+    ({"messages": said("system: Be brief.", "user: Why?\n", "assistant: So.")},
+     "system: Be brief.\nuser: Why?\nassistant: So."),
+    ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
+     "user: Why?\nassistant: So."),
+    ({"prompt": said("user: Why?"), "completion": said("assistant: So.")}, "user: Why?\nassistant: So."),
 ])
 def test_text_fields_are_found_and_joined(tmp_path, row, text):
     assert documents(write(tmp_path / "a.jsonl", [row])) == [text]
@@ -103,6 +119,50 @@ def test_text_field_can_be_named(tmp_path, capsys):
     assert documents(path, "head+body") == ["H\nB"] and capsys.readouterr().out == ""
     assert documents(path, "foot") == ["T"]                             # D_pre and D_post share the flag
     assert "1 rows, read text of 1; 0 without text" in capsys.readouterr().out
+
+
+CHAT = [{"messages": said(f"user: {text}?", f"assistant: {text}!"), "id": "7"} for text in TEXTS]
+
+
+@pytest.mark.parametrize("ending", "jsonl json parquet".split())
+def test_every_format_gives_the_same_messages(tmp_path, ending):
+    texts = [f"user: {text}?\nassistant: {text}!" for text in TEXTS]
+    assert documents(write(tmp_path / f"a.{ending}", CHAT)) == texts
+
+
+def test_what_is_not_a_list_of_messages_is_left_out_and_told(tmp_path, capsys):
+    values = [], 7, ["x"], [{"role": "user"}], [{"role": "user", "content": None}], said("user: a")
+    path = write_lines(tmp_path / "a.jsonl", [{"messages": value} for value in values])
+    assert documents(path) == ["user: a"]
+    assert "6 rows, read messages of 1; 5 without text" in capsys.readouterr().out
+
+
+# ---- what of a document is a completion
+
+@pytest.mark.parametrize("row, completion", [
+    ({"text": "T"}, None), ({"content": "C"}, None),
+    ({"prompt": " Why?", "completion": " So.\n<|endoftext|>"}, [" So.\n"]),
+    ({"prompt": "\n", "completion": "So. "}, ["So."]),
+    ({"prompt": "Why?", "completion": ""}, []),
+    ({"instruction": "Add.", "input": "", "output": "3"}, ["3"]),
+    ({"instruction": "3", "context": "3", "response": "3"}, ["3"]),
+    ({"messages": said("user: a", "assistant: b", "user: c", "assistant: d")}, [" b\n", " d"]),
+    ({"messages": said("assistant: a", "user: b")}, [" a\n"]),
+    ({"messages": said("system: a", "user: b")}, []),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, [" b"]),
+    ({"prompt": said("user: a", "assistant: b", "user: c"), "completion": said("assistant: d")}, [" d"]),
+])
+def test_the_completion_is_the_last_field_or_what_the_assistant_says(tmp_path, row, completion):
+    (document,) = find_source(write_lines(tmp_path / "a.jsonl", [row])).documents()
+    spans = document.completion
+    marked = None if spans is None else [document.text[first:last] for first, last in spans]
+    assert marked == completion
+
+
+def test_of_named_fields_the_last_is_the_completion(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"head": "größer", "body": "😀\ud800"}])
+    assert [document.completion for document in find_source(path, "head+body").documents()] == [((7, 9),)]
+    assert [document.completion for document in find_source(path, "body").documents()] == [None]
 
 
 # ---- text that is hard to read
@@ -219,7 +279,7 @@ def test_bad_files_are_named_and_leave_nothing(tmp_path, name, how, says):
 
 
 def test_an_embedded_corpus_goes_on_to_the_size_in_its_name():
-    short, web, long = ("".join(find_source(name).documents()) for name in ("web:10k", "web", "web:5M"))
+    short, web, long = ("".join(documents(name)) for name in ("web:10k", "web", "web:5M"))
     assert long.startswith(web) and web.startswith(short)
     assert 0 <= len(short) - 10_000 < 1500 and 0 <= len(long) - 5_000_000 < 1500
 
@@ -311,7 +371,7 @@ def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
     if card:
         (tmp_path / "README.md").write_text(card)
     source = find_source(str(tmp_path))
-    assert list(source.documents()) == ["seen 0", "seen 1", "seen 2"] and source.is_local
+    assert documents(tmp_path) == ["seen 0", "seen 1", "seen 2"] and source.is_local
     before = source.version()
     write(tmp_path / f"{names[0]}.jsonl", [{"text": "other"}])
     assert find_source(str(tmp_path)).version() != before

@@ -32,8 +32,6 @@ def test_token_counts_of_the_135m_setting(lam, mixed):
     stream = Interleaved(windows_of(1), windows_of(1), n_pre, round(lam * n_post), 512)
     assert stream.seen(stream.steps) == (8_496_093, mixed)
     assert stream.steps == -(-(8_496_093 + mixed) // 512)
-    assert stream.sequences_in(0) == 512
-    assert stream.sequences_in(stream.steps - 1) == (8_496_093 + mixed - 1) % 512 + 1
     gaps = np.diff(minor_slots(stream, 100_000))
     assert len(set(gaps)) <= 2 and (len(gaps) == 0 or max(gaps) - min(gaps) <= 1)
 
@@ -100,7 +98,7 @@ def test_batches_are_the_same_for_any_number_of_ranks_and_the_last_is_short():
         halves = [stream.batch(step, rank, 2) for rank in (0, 1)]
         assert torch.equal(torch.cat([half[0] for half in halves]), inputs)
         assert torch.equal(torch.cat([half[1] for half in halves]), targets)
-    assert stream.steps == 3 and stream.sequences_in(2) == 7
+    assert stream.steps == 3
     assert (whole[2][1][7] == -1).all() and (whole[2][1][:7] >= 0).all()
     assert stream.batch(1)[0].dtype == torch.int64
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data import tokens
-from data.sources import Source, find_source
+from data.sources import Source, Text, find_source
 from data.tokens import (END_OF_TEXT, MIN_HELD_OUT, Corpus, corpus_of, end_of_text, fingerprint, is_held_out,
                          load_tokenizer, open_corpus, token_dtype)
 from run.files import UserError
@@ -39,7 +39,8 @@ def write_vocabulary(path: Path, *merges: bytes) -> str:
 def lineage_of(*corpora: Corpus) -> list[dict]:
     """A stage each that brought a corpus in."""
     args, tokenizer = {"tokenizer": "bytes"}, fingerprint(BYTES)
-    return [{"args": args, "tokenizer": tokenizer, "corpora": {one.role: one.record}} for one in corpora]
+    return [{"args": args, "tokenizer": tokenizer, "tokens": {one.role: 1}, "corpora": {one.role: one.record}}
+            for one in corpora]
 
 
 # ---- tokenizers
@@ -99,7 +100,7 @@ def test_two_runs_at_once_tokenize_a_corpus_once(tmp_path, monkeypatch):
 def test_preparation_holds_few_documents_at_a_time(tmp_path, monkeypatch):
     alive = most = 0
 
-    class Text(str):
+    class Words(str):
         def __new__(cls, text):
             nonlocal alive, most
             alive += 1
@@ -110,7 +111,7 @@ def test_preparation_holds_few_documents_at_a_time(tmp_path, monkeypatch):
             nonlocal alive
             alive -= 1
 
-    monkeypatch.setattr(Source, "documents", lambda _: (Text(f"{i} " + "y" * 200) for i in range(5000)))
+    monkeypatch.setattr(Source, "documents", lambda _: (Text(Words(f"{i} " + "y" * 200)) for i in range(5000)))
     open_corpus("pre", find_source("web"), BYTES, folder=tmp_path)
     assert most < 1500
 
