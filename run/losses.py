@@ -27,7 +27,8 @@ def inputs_and_targets(sequences: Tensor) -> tuple[Tensor, Tensor]:
 
     A token t that counts nothing is there as ~t, which is negative: as an input it is t, as a target -1.
     """
-    return torch.where(sequences < 0, ~sequences, sequences)[:, :-1], sequences[:, 1:].clamp(min=-1)
+    inputs, targets = sequences[:, :-1], sequences[:, 1:]
+    return torch.where(inputs < 0, ~inputs, inputs), targets.clamp(min=-1)
 
 
 def held_out_loss(model: nn.Module, sequences: Tensor, dtype: str, corpus: str = "") -> Loss:
