@@ -3,6 +3,7 @@
     python evaluate.py out/finetune
     python evaluate.py out/posttrain out/finetune --json
     python evaluate.py out/posttrain --sample 3 --prompt "X:1"
+    python evaluate.py out/posttrain --weights DIR --ft texts.jsonl    what somebody's fine-tuning left of it
 """
 
 import json
@@ -15,8 +16,9 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from data.tokens import corpus_of, end_of_text, tokenizer_of
-from model import load_model
+from data.sources import find_source
+from data.tokens import Corpus, corpus_of, end_of_text, fingerprint, load_tokenizer, open_corpus, tokenizer_of
+from model import GPT, load_model
 from run import ranks
 from run.checkpoint import checkpoint_path, read_checkpoint
 from run.device import autocast, pick_device, pick_dtype
@@ -42,15 +44,19 @@ def main():
 
     # Under torchrun the ranks share out the sequences, and one of them prints.
     ranks.join(device)
-    runs = [evaluate_run(path, device, dtype) for path in args.runs]
+    if args.weights:
+        runs = [evaluate_folder(args.weights, args.runs[0], args.ft, device, dtype)]
+    else:
+        runs = [evaluate_run(path, device, dtype) for path in args.runs]
     if ranks.rank() > 0:
         return
     if args.json:
         print(json.dumps(runs, indent=1))
         return
     print_losses(runs)
-    for run in runs:
-        print_stages(run)
+    if not args.weights:
+        for run in runs:
+            print_stages(run)
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -58,6 +64,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished stage")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.flag("weights", Path, "measure a Hugging Face folder instead, fine-tuned from RUN", metavar="DIR")
+    parser.flag("ft", str, "what it was fine-tuned on, to measure L_ft too", metavar="CORPUS")
     parser.flag("sample", positive, "print N continuations of --prompt instead", metavar="N")
     parser.flag("prompt", str, "what the samples continue [the start of a document]", metavar="TEXT",
                 default="")
@@ -68,6 +76,10 @@ def parse(argv: list[str] | None = None) -> Namespace:
     args = parser.parse_args(argv)
     if args.prompt and not args.sample:
         parser.error("--prompt goes with --sample N")
+    if args.ft and not args.weights:
+        parser.error("--ft goes with --weights DIR")
+    if args.weights and (args.sample or len(args.runs) > 1):
+        parser.error("--weights takes the one RUN that the folder was fine-tuned from, and no --sample")
     return args
 
 
@@ -92,13 +104,48 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
         if is_handed_on(name, lineage[-1]):
             losses[name] = recorded
             continue
-        role = role_of(name, recorded)
-        sequences = corpus_of(lineage, role).held_out_sequences(model.config.context)
-        loss = held_out_loss(model, sequences, dtype, role)
-        if not math.isfinite(loss.mean):
-            raise UserError(f"{name} of {path} is not finite")
-        bits = loss.mean / math.log(2) / bytes_per_token(sequences, tokenizer)
-        losses[name] = {"mean": loss.mean, "se": loss.se, "corpus": loss.corpus, "bits_per_byte": bits}
+        corpus = corpus_of(lineage, role_of(name, recorded))
+        losses[name] = measure(name, path, model, corpus, tokenizer, dtype)
+    return told(path, model, losses, lineage)
+
+
+def evaluate_folder(folder: Path, path: Path, ft: str | None, device: torch.device, dtype: str) -> dict:
+    """Tell the same of a Hugging Face folder that somebody made of a run: what is left of what the run knew.
+
+    L_ft is of the corpus `ft`. Raises UserError if the folder does not fit or has another tokenizer.
+    """
+    from hf.folder import read_model                    # which nothing else needs
+    checkpoint = read_checkpoint(checkpoint_path(path))
+    lineage = checkpoint.lineage
+    tokenizer = tokenizer_of(lineage)
+    theirs = folder / "tokenizer.json"
+    if theirs.exists() and fingerprint(load_tokenizer(str(folder))) != fingerprint(tokenizer):
+        raise UserError(f"{folder} has another tokenizer than {path}, remove {theirs} to measure it anyway")
+    model = read_model(folder, checkpoint.config["context"], tokenizer.n_vocab).to(device)
+
+    # L_im is the run's own, from before.
+    corpora = {"L_ret": corpus_of(lineage, "post"), "L_pre": corpus_of(lineage, "pre")}
+    if ft:
+        corpora["L_ft"] = open_corpus("ft", find_source(ft, None), tokenizer)
+    losses = {name: loss for name, loss in lineage[-1]["losses"].items() if name == "L_im"}
+    for name, corpus in corpora.items():
+        losses[name] = measure(name, folder, model, corpus, tokenizer, dtype)
+    return told(folder, model, losses, lineage)
+
+
+def measure(name: str, path: Path, model: GPT, corpus: Corpus, tokenizer: tiktoken.Encoding,
+            dtype: str) -> dict:
+    """Measure a loss of the model at `path`, by its name; raises UserError if it is not finite."""
+    sequences = corpus.held_out_sequences(model.config.context)
+    loss = held_out_loss(model, sequences, dtype, corpus.role)
+    if not math.isfinite(loss.mean):
+        raise UserError(f"{name} of {path} is not finite")
+    bits = loss.mean / math.log(2) / bytes_per_token(sequences, tokenizer)
+    return {"mean": loss.mean, "se": loss.se, "corpus": loss.corpus, "bits_per_byte": bits}
+
+
+def told(path: Path, model: GPT, losses: dict[str, dict], lineage: list[dict]) -> dict:
+    """Put together what is told of a model, as --json prints it."""
     first = lineage[0]
     return {"run": str(path), "preset": first["args"].get("preset"), "tokenizer": first["tokenizer"],
             "parameters": model.parameter_count(), "losses": losses, "lineage": lineage}

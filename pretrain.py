@@ -6,6 +6,7 @@ unmixed baseline.
 
     python pretrain.py --mix 0.05              the embedded corpora and a small model: two minutes on a CPU
     python pretrain.py --lam 1 --seed 1 --out out/lam1-seed1
+    python pretrain.py --preset 135m --weights SmolLM2-135M --tokens 0    for Stage 2 on these weights
     torchrun --standalone --nproc_per_node=8 pretrain.py --preset 135m --lam 1
 """
 
@@ -17,7 +18,7 @@ from data.tokens import fingerprint, load_tokenizer, open_corpus
 from model import GPT, PRESETS, SIZES, configure
 from run import ranks
 from run.files import refusing
-from run.flags import Parser, add_stage_flags, count, launch, positive, rate, share
+from run.flags import Parser, absolute, add_stage_flags, count, launch, positive, rate, share
 from run.loop import Run
 from run.report import say
 
@@ -45,30 +46,36 @@ def main():
     if run.finished():
         return
 
-    # Rank 0 turns the corpora into token files, the other ranks find them there.
+    # The seed decides the initial weights, or --weights; what is random later depends on (seed, step).
     pre_source, post_source = find_source(args.pre, args.text_field), find_source(args.post, args.text_field)
     tokenizer = load_tokenizer(args.tokenizer)
+    with refusing(ValueError):
+        config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
+    torch.manual_seed(args.seed)
+    if args.weights:
+        from hf.folder import read_model                # which nothing else needs
+        model = read_model(args.weights, config.context, tokenizer.n_vocab)
+    else:
+        model = GPT(config)
+
+    # Rank 0 turns the corpora into token files, the other ranks find them there.
     with ranks.first():
-        pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens)
+        pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens or args.post_tokens)
         post = open_corpus("post", post_source, tokenizer, limit=args.post_tokens, loss_on=args.loss_on)
 
     # The mixing: D_pre's windows, and between them those of λ passes over D_post.
-    with refusing(ValueError):
-        config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
     context = config.context
     pre_windows = pre.windows(context, args.batch, args.seed, run.number)
     post_windows = post.windows(context, args.batch, args.seed, run.number, limit=args.post_tokens)
-    n_pre = whole_sequences(args.tokens, context)
+    n_pre = whole_sequences(args.tokens, context) if args.tokens else 0
     n_post = round(args.lam * len(post_windows)) if args.mix is None else count_for_share(args.mix, n_pre)
     stream = Interleaved(major=pre_windows, minor=post_windows, n_major=n_pre, n_minor=n_post,
                          batch_size=args.batch)
-    lam, alpha = n_post / len(post_windows), n_post / stream.length
+    lam, alpha = n_post / len(post_windows), n_post / max(stream.length, 1)
     say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
         f"{n_post * context:,} of D_post ({args.post})")
 
-    # The seed decides the initial weights; whatever is random later depends on (seed, step).
-    torch.manual_seed(args.seed)
-    network = run.begin(GPT(config), stream)            # on its device and ranks; --resume: from last.pt
+    network = run.begin(model, stream)                  # on its device and ranks; --resume: from last.pt
     for step in run.steps():                            # between two steps: log, save, obey a signal
         for inputs, targets in step:                    # this rank's micro-batches of the stream
             loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
@@ -89,8 +96,9 @@ def parse(argv=None):
     parser.flag("pre", str, f"D_pre: {HELP}", metavar="CORPUS")
     parser.flag("post", str, "D_post, likewise", metavar="CORPUS")
     parser.flag("text-field", str, "their text field, several as A+B [found by itself]", metavar="F")
-    parser.flag("tokenizer", str, "bytes, gpt2 or the path of a .tiktoken file", metavar="T")
-    parser.flag("tokens", positive, "tokens of D_pre to train on")
+    parser.flag("tokenizer", str, "bytes, gpt2, a .tiktoken file, a folder with tokenizer.json", metavar="T")
+    parser.flag("weights", absolute, "start from a Hugging Face folder's Llama and tokenizer", metavar="DIR")
+    parser.flag("tokens", count, "tokens of D_pre to train on; 0, with --weights, only measures them")
     parser.flag("post-tokens", positive, "size of D_post in tokens, chosen all over its corpus")
 
     # λ and α are two ways to say the same.
@@ -110,6 +118,15 @@ def parse(argv=None):
         parser.flag(name.replace("_", "-"), positive, f"of the model [{sizes}]")
     add_stage_flags(parser, out="out/pretrain")
     args = parser.parse_args(argv)
+
+    # Weights bring their tokenizer and their sizes, but for the context.
+    if args.weights:
+        for name in {"tokenizer", *SIZES} - {"context"}:
+            if getattr(args, name):
+                parser.error(f"--weights brings its own {name}, leave the flag away")
+        args.tokenizer = args.weights
+    elif args.tokens == 0:
+        parser.error("--tokens 0 trains nothing, give --weights with it")
     return parser.fill(args, args.preset)
 
 

@@ -19,10 +19,12 @@ import numpy as np
 import tiktoken
 import torch
 from torch import Tensor
+from tiktoken_ext.openai_public import r50k_pat_str
 from tqdm import tqdm
 
 from data.sources import Source, Spans, empty, find_source, within
 from data.stream import Windows, window
+from data.tokenizer_json import BYTES_PATTERN, END_OF_TEXT, read_tokenizer
 from run.files import UserError, atomic, turn, write_error, write_json
 
 HELD_OUT_SHARES = (0.01, 0.02, 0.05, 0.1)   # of documents: the first that leaves MIN_HELD_OUT, else the last
@@ -37,7 +39,6 @@ ALWAYS_CHECKED = 2 ** 26                    # bytes of a token file whose checks
 PARTS = ("train", "held_out")
 MASKS = ("train.mask", "held_out.mask")     # beside them: a byte a token, 1 if it counts
 RECORD = ("source", "text_field", "limit", "checksum")        # what a checkpoint keeps of a corpus
-END_OF_TEXT = "<|endoftext|>"
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -390,9 +391,14 @@ def cuts(tokenizer: tiktoken.Encoding) -> re.Pattern:
 
     Where each token is a byte, that is any character. Else it is the last white space ahead of a word: in
     r50k's pattern it can only begin a token, and what is before it, a word or a run of white space, is
-    matched up to it whether the text goes on or not. (1C to 1F are white space to Python alone.)
+    matched up to it whether the text goes on or not. (1C to 1F are white space to Python alone.) Where digits
+    are cut out first, blanks before one belong together: there, it is the last ahead of an ASCII character
+    that is none.
     """
-    return re.compile(r"[\s\S]" if tokenizer.n_vocab == 256 else r"[^\S\x1c-\x1f](?=\S)")
+    if tokenizer.n_vocab == 256:
+        return re.compile(r"[\s\S]")
+    word = "[!-/:-~]" if r"|\p{N}|" in tokenizer._pat_str else r"\S"
+    return re.compile(rf"[^\S\x1c-\x1f](?={word})")
 
 
 def tokenize(tokenizer: tiktoken.Encoding, lengths: np.ndarray | None,
@@ -470,21 +476,22 @@ def too_few_documents(name: str) -> str:
 # Tokenizers
 
 def load_tokenizer(name: str) -> tiktoken.Encoding:
-    """Load `gpt2`, `bytes` (no download; the paper's method at toy size), or the path of a .tiktoken file.
+    """Load `gpt2`, `bytes` (no download; the paper's method at toy size), or what a path leads to.
 
-    Raises UserError if there is none of that name or it cannot be loaded.
+    That is a .tiktoken file or a folder with Hugging Face's tokenizer.json. Raises UserError if there is none
+    of that name or it cannot be loaded.
     """
     if name == "bytes":
-        # Pieces of 64 characters only bound the work of a merge search that can find nothing to merge.
         single_bytes = {bytes([byte]): byte for byte in range(256)}
-        return tiktoken.Encoding("bytes", pat_str=r"[\s\S]{1,64}", special_tokens={},
+        return tiktoken.Encoding("bytes", pat_str=BYTES_PATTERN, special_tokens={},
                                  mergeable_ranks=single_bytes)
     if name != "gpt2" and not Path(name).exists():
-        raise UserError(f"no tokenizer {name!r}, give bytes, gpt2 or the path of a .tiktoken file "
-                        "(--tokenizer bytes)")
+        raise UserError(f"no tokenizer {name!r}, give bytes, gpt2, the path of a .tiktoken file or of a "
+                        "folder with tokenizer.json (--tokenizer bytes)")
+    if name != "gpt2" and Path(name).is_dir():
+        return read_tokenizer(Path(name))
 
-    # Both need more of tiktoken, which `bytes` need not wait for; what it raises is of many kinds.
-    from tiktoken_ext.openai_public import r50k_pat_str
+    # What tiktoken raises is of many kinds.
     try:
         if name == "gpt2":
             return tiktoken.get_encoding("gpt2")

@@ -24,7 +24,8 @@ from run.files import UserError, atomic, lock, write_error, write_json
 
 DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"
-SINCE = {"decay": None, "leave": 0, "go_on": False, "loss_on": "all"}      # of runs before there were these
+# What runs made before there were these flags had.
+SINCE = {"decay": None, "leave": 0, "go_on": False, "loss_on": "all", "weights": None}
 FILES = ("run.json", "ckpt.pt", "last.pt", LEFT, "log.jsonl", DAMAGED_LOG)          # as they are discarded
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")

@@ -14,10 +14,11 @@ ARROWS = {  # room → what of the house its modules may import
     "model": set(),
     "run": {"run"},
     "data": {"data", "run"},
-    "pretrain": {"data", "model", "run"},
+    "hf": {"hf", "data", "model", "run"},
+    "pretrain": {"data", "hf", "model", "run"},
     "posttrain": {"data", "model", "run"},
     "finetune": {"data", "model", "run"},
-    "evaluate": {"data", "model", "run"},
+    "evaluate": {"data", "hf", "model", "run"},
     "experiments": {"experiments", "data", "model", "run", *SCRIPTS},
     "theory": {"theory"},
 }
@@ -117,10 +118,11 @@ def test_loss_update_and_mixing_are_on_the_first_screen(path, text):
 
 
 def test_a_stage_loads_no_more_than_it_needs():
-    """A run need not wait seconds for what draws, nor for what reads other corpora than the embedded ones."""
-    program = "import pretrain, sys; print(*sys.modules)"
+    """A run need not wait seconds for what draws, nor for what reads other corpora than the embedded ones, nor
+    have what only Hugging Face's folders take."""
+    program = "import pretrain, evaluate, sys; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
-    assert not {"matplotlib", "experiments", "datasets", "theory"} & set(loaded)
+    assert not {"matplotlib", "experiments", "datasets", "theory", "hf"} & set(loaded)
 
 
 def test_no_line_of_code_is_wider_than_110_columns():

@@ -1,0 +1,1 @@
+"""Runs to and from Hugging Face folders: configuration, weights, tokenizer, model card."""

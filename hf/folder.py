@@ -1,0 +1,151 @@
+"""A Hugging Face folder of a Llama: read as a GPT of this repository, and written of a finished run."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+from data.tokens import END_OF_TEXT, end_of_text, tokenizer_of
+from hf.card import model_card
+from hf.tokenizer import tokenizer_json
+from model import GPT, load_model
+from run.checkpoint import checkpoint_path, read_checkpoint
+from run.files import UserError, atomic, make_folder, refusing, write_json
+
+NAMES = {  # config.json's → GPTConfig's
+    "num_hidden_layers": "layers",
+    "hidden_size": "width",
+    "intermediate_size": "mlp",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "max_position_embeddings": "context",
+    "vocab_size": "vocab_size",
+    "tie_word_embeddings": "tied",
+    "rope_theta": "rope_base",
+    "rms_norm_eps": "norm_eps",
+}
+PLAIN = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+UNSAID = {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6}    # Llama's defaults
+
+
+# ------------------------------------------------------------------------------------------------------------
+# In
+
+def read_model(folder: str | Path, context: int, n_vocab: int) -> GPT:
+    """Read a folder's Llama as a GPT for sequences of `context` tokens, in float32, on the CPU.
+
+    `n_vocab` counts the tokens that it must know. Raises UserError if the folder does not fit.
+    """
+    library, folder = safetensors(), Path(folder)
+    config = read_config(folder)
+    if context > config["context"]:
+        raise UserError(f"{folder} is made for {config['context']} tokens, give a --context of at most that")
+    if n_vocab > config["vocab_size"]:
+        raise UserError(f"{folder} has {config['vocab_size']} embeddings for {n_vocab} tokens, "
+                        "give the model that belongs to the tokenizer")
+
+    # Llama's names are ours behind a prefix. A tied head is in no file, old files have rope's constants.
+    weights = {}
+    try:
+        for path in weight_files(folder):
+            weights |= library.torch.load_file(path)
+    except (OSError, ValueError, KeyError, library.SafetensorError) as error:
+        raise UserError(f"cannot read the weights in {folder} ({error}), restore it") from error
+    weights = {name.removeprefix("model."): weight.float() for name, weight in weights.items()
+               if not name.endswith("inv_freq")}
+    if config["tied"] and "embed_tokens.weight" in weights:
+        weights["lm_head.weight"] = weights["embed_tokens.weight"]
+    try:
+        return load_model(config | {"context": context}, weights)
+    except ValueError as error:
+        raise UserError(f"{folder} does not fit: {error}, give a plain Llama") from error
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """Read a folder's config.json as GPTConfig's fields; raises UserError if it is not of a plain Llama."""
+    path = folder / "config.json"
+    if (folder / "adapter_config.json").exists() and not path.exists():
+        raise UserError(f"{folder} holds adapters only, save what merge_and_unload() makes of them")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        heads = found["num_attention_heads"]
+        head_size = found["hidden_size"] // heads
+
+        # Rope has stood in three places, and what is null is as if unsaid.
+        rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        said = {name: value for name, value in (found | rope).items() if value is not None}
+        said = UNSAID | {"num_key_value_heads": heads} | said | {"rope_type": rope_type}
+
+        expected = PLAIN | {"head_dim": head_size, "rope_type": "default"}
+        differing = [name for name, value in expected.items() if said.get(name, value) != value]
+        config = {ours: said[theirs] for theirs, ours in NAMES.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{path} is not there or not a Llama's ({type(error).__name__}: {error}), "
+                        "name the folder of one") from error
+    if differing:
+        told = ", ".join(f"{name} {said[name]}" for name in differing)
+        raise UserError(f"{folder} is of another architecture ({told}), give a plain Llama")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files that hold a folder's weights, one or several."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    shards = json.loads(index.read_text())["weight_map"].values()
+    return [folder / shard for shard in sorted(set(shards))]
+
+
+def safetensors() -> ModuleType:
+    """Import what reads and writes weights; raises UserError if it is not there."""
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise UserError("a Hugging Face folder takes the safetensors package, "
+                        "pip install safetensors") from None
+    return safetensors
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Out
+
+def write_folder(run: Path, folder: Path) -> None:
+    """Write a finished run as a folder that transformers loads, with its tokenizer and a model card.
+
+    Raises UserError if the run is not finished, or the folder holds anything.
+    """
+    # Nothing is mixed with what was there.
+    library = safetensors()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} holds something already, name another folder or remove it")
+    checkpoint = read_checkpoint(checkpoint_path(run))
+    with refusing(ValueError):
+        model = load_model(checkpoint.config, checkpoint.model)
+    tokenizer = tokenizer_of(checkpoint.lineage)
+
+    # Llama's names: a prefix on all but the head, which is left out where it is the embedding.
+    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    head = weights.pop("model.lm_head.weight")
+    if not model.config.tied:
+        weights["lm_head.weight"] = head
+    make_folder(folder)
+    with atomic(folder / "model.safetensors") as file:
+        file.write(library.torch.save(weights, {"format": "pt"}))
+
+    # transformers 5 builds other classes anew and ignores how tokenizer.json cuts a text.
+    context = model.config.context
+    write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
+    write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
+        "model_max_length": context, "clean_up_tokenization_spaces": False})
+    card = model_card(folder.resolve().name, checkpoint.lineage, context, model.parameter_count())
+    with atomic(folder / "README.md") as file:
+        file.write(card.encode())
+
+    # Without it nobody takes the folder for whole. A document begins after the end of another.
+    end = end_of_text(tokenizer)
+    write_json(folder / "config.json", PLAIN | {
+        "architectures": ["LlamaForCausalLM"],
+        **{theirs: checkpoint.config[ours] for theirs, ours in NAMES.items()},
+        "bos_token_id": end, "eos_token_id": end, "initializer_range": model.initial_std, "dtype": "float32"})

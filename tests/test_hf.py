@@ -1,0 +1,360 @@
+"""Runs go to Hugging Face folders and models come from them: the same tokens, logits and losses there and here.
+
+What needs safetensors, tokenizers or transformers is skipped where they are not.
+"""
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from data import tokens
+from data.tokenizer_json import DIGITS_PATTERN, GPT2_PIECES, PIECES, merges_of, sparing, spelling
+from data.tokens import END_OF_TEXT, Document, cuts, end_of_text, fingerprint, load_tokenizer
+from hf.folder import NAMES, PLAIN, read_config, read_model, write_folder
+from hf.tokenizer import tokenizer_json
+from model import GPT, GPTConfig, PRESETS, add_lora, configure, merged
+from run.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from run.files import UserError
+from tests.conftest import assert_same, report, weights
+from tests.test_tokens import write_vocabulary
+
+MERGES = [b" t", b"he", b" the", b"  ", b"   ", b"\n\n", b"12", b"'s", b" 1", "é".encode(), b"!?"]
+LETTERS = [*"  \n\t\r the12aZé9²½٣'s!?\x1c\x0b\x85\u3000日é😀", "'re", "'LL", "2024", "\n\n", "    "]
+
+
+def texts(letters: list[str] = LETTERS) -> list[str]:
+    random = Random(1)
+    return ["".join(random.choice(letters) for _ in range(random.randint(1, 40))) for _ in range(2000)]
+
+
+def write_smollm(folder: Path, lacking: bytes = b"\x04\x1d\xf1") -> str:
+    """Write a tokenizer.json of SmolLM2's kind: digits apart, specials first, some bytes without a token."""
+    folder.mkdir()
+    present = [bytes([byte]) for byte in range(256) if byte not in lacking and byte not in b"\xc0\xff"]
+    merges = [token for token in MERGES if token not in (b"12", b" 1")]
+    characters = spelling()
+    spelled = {token: "".join(characters[byte] for byte in token) for token in [*present, *merges]}
+    ranks = {token: number for number, token in enumerate(spelled, start=2)}
+    specials = {END_OF_TEXT: 0, "<|im_start|>": 1}
+    pairs = [f"{spelled[left]} {spelled[right]}" for left, right in merges_of(ranks)]      # as files of old do
+    vocabulary = specials | {spelled[token]: rank for token, rank in ranks.items()}
+    added = [{"id": number, "content": text, "special": True, "single_word": False, "lstrip": False,
+              "rstrip": False, "normalized": False} for text, number in specials.items()]
+    parts = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+             "pre_tokenizer": {"type": "Sequence", "pretokenizers": PIECES[DIGITS_PATTERN]}, "post_processor": None,
+             "decoder": GPT2_PIECES,
+             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                       "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False,
+                       "vocab": vocabulary, "merges": pairs}}
+    (folder / "tokenizer.json").write_text(json.dumps(parts))
+    return str(folder)
+
+
+@pytest.fixture(params=["bytes", "tiktoken", "smollm"])
+def tokenizer(request, tmp_path):
+    if request.param == "tiktoken":
+        return load_tokenizer(write_vocabulary(tmp_path / "v.tiktoken", *MERGES))
+    return load_tokenizer("bytes" if request.param == "bytes" else write_smollm(tmp_path / "smol"))
+
+
+def exported(model: GPT, folder: Path) -> Path:
+    """Export a model, as if it were of a run over the tokenizer `bytes`."""
+    entry = {"stage": "pretrain", "args": {"tokenizer": "bytes", "seed": 1}, "steps": 1, "tokens": {"pre": 8},
+             "tokenizer": fingerprint(load_tokenizer("bytes")), "corpora": {"pre": {"source": "web"}},
+             "losses": {"L_pre": {"mean": 1.5, "se": 0.1, "corpus": "pre"}}}
+    save_checkpoint(folder / "ckpt.pt", Checkpoint(model.state_dict(), asdict(model.config), [entry]))
+    write_folder(folder, folder / "hf")
+    return folder / "hf"
+
+
+# ---- tokenizers
+
+def test_a_tokenizer_that_was_written_is_read_as_the_same(tokenizer, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)))
+    again = load_tokenizer(str(tmp_path))
+    assert fingerprint(again) == fingerprint(tokenizer)
+    assert (end_of_text(again), again.n_vocab) == (end_of_text(tokenizer), tokenizer.n_vocab)
+
+
+def test_the_tokens_are_those_of_tokenizers(tokenizer, tmp_path):
+    library = pytest.importorskip("tokenizers")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)))
+    theirs = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in texts():
+        found = theirs.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode_ordinary(text) == found and theirs.decode(found) == tokenizer.decode(found)
+    assert theirs.token_to_id(END_OF_TEXT) == end_of_text(tokenizer)
+
+
+def test_smollms_own_file_gives_the_tokens_of_tokenizers_and_no_panic(tmp_path):
+    """A character without a token is left out. (Signs on both sides of it are one piece there, two here.)"""
+    library = pytest.importorskip("tokenizers")
+    ours = load_tokenizer(write_smollm(tmp_path / "smol"))
+    theirs = library.Tokenizer.from_file(str(tmp_path / "smol" / "tokenizer.json"))
+    for text in texts([*LETTERS, "a\x04a", "the\x1d\x04 a", "1\x1d\n"]):
+        assert ours.encode_ordinary(text) == theirs.encode(text, add_special_tokens=False).ids
+    assert ours.encode_ordinary("1\U00040000\x04") == ours.encode_ordinary("1")
+
+
+def test_digits_and_blanks_are_cut_as_smollm_does(tmp_path):
+    tokenizer = load_tokenizer(write_smollm(tmp_path / "smol"))
+    cut = [tokenizer.decode([token]) for token in tokenizer.encode_ordinary(" the  12  the\n\n3")]
+    assert cut == [" the", "  ", "1", "2", " ", " the", "\n\n", "3"]
+    assert tokenizer.encode_ordinary("\x04") == [] and end_of_text(tokenizer) == 0
+
+
+def test_a_document_in_pieces_has_the_tokens_of_the_whole(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "BUNDLE", 5)
+    for text in texts():
+        parts = [piece.text for piece in tokens.pieces(Document("train", text), cuts(tokenizer))]
+        apart = [token for part in parts for token in tokenizer.encode_ordinary(part)]
+        assert "".join(parts) == text and apart == tokenizer.encode_ordinary(text)
+
+
+def change(parts: dict, how: str) -> None:
+    model = parts["model"]
+    match how:
+        case "unigram": model["type"] = "Unigram"
+        case "byte fallback": model["byte_fallback"] = True
+        case "normalizer": parts["normalizer"] = {"type": "NFC"}
+        case "other pieces": parts["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
+        case "no pieces": parts["pre_tokenizer"] = None
+        case "order": model["merges"].reverse()
+        case "a merge too few": model["merges"].pop()
+        case "no end": parts["added_tokens"][0]["content"] = "<|eos|>"
+        case "no vocabulary": del model["vocab"]
+        case "letters": model["vocab"]["日"] = 999
+
+
+@pytest.mark.parametrize("how, told", [
+    ("unigram", "Unigram"), ("byte fallback", "byte_fallback"), ("normalizer", "NFC"),
+    ("other pieces", "Digits, ByteLevel"), ("no pieces", "tokenizer.json"), ("order", "order of their tokens"),
+    ("a merge too few", "order of their tokens"), ("no end", "tokenizer.json"), ("no vocabulary", "damaged"),
+    ("letters", "damaged")])
+def test_a_tokenizer_of_another_kind_is_refused_in_a_line(tmp_path, how, told):
+    path = Path(write_smollm(tmp_path / "smol")) / "tokenizer.json"
+    parts = json.loads(path.read_text())
+    change(parts, how)
+    path.write_text(json.dumps(parts))
+    with pytest.raises(UserError, match=told) as refused:
+        load_tokenizer(str(path.parent))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_letter_without_a_token_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no token for the byte 0x61"):
+        load_tokenizer(write_smollm(tmp_path / "smol", lacking=b"a"))
+    with pytest.raises(UserError, match="no .*tokenizer.json"):
+        load_tokenizer(str(tmp_path))
+
+
+# ---- models
+
+SHAPES = {
+    "toy": configure("toy", 256),
+    "grouped": GPTConfig(layers=2, width=48, mlp=80, heads=6, kv_heads=2, context=64, vocab_size=256, tied=True),
+    "untied": GPTConfig(layers=2, width=60, mlp=80, heads=5, kv_heads=5, context=64, vocab_size=256, tied=False,
+                        rope_base=10_000.0, norm_eps=1e-6),
+    "135m": GPTConfig(**PRESETS["135m"] | {"layers": 2}, vocab_size=256),
+}
+
+
+def trained(config: GPTConfig) -> GPT:
+    """A model whose gains are no longer 1, as they are after training."""
+    torch.manual_seed(0)
+    model = GPT(config)
+    with torch.no_grad():
+        for gain in (weight for weight in model.parameters() if weight.dim() == 1):
+            gain.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_are_bitwise_those_of_transformers(shape, tmp_path):
+    pytest.importorskip("safetensors")
+    transformers = pytest.importorskip("transformers")
+    model = trained(SHAPES[shape]).eval()
+    theirs, found = transformers.AutoModelForCausalLM.from_pretrained(exported(model, tmp_path),
+                                                                      output_loading_info=True)
+    assert not any(found.values())                                  # no key is missing, unexpected, mismatched
+    text = torch.randint(255, (2, min(model.config.context, 256)))
+    with torch.no_grad():
+        assert torch.equal(theirs(text).logits, model(text))
+
+
+def test_transformers_continues_a_text_as_the_model_does(tmp_path):
+    pytest.importorskip("safetensors")
+    transformers = pytest.importorskip("transformers")
+    model = trained(SHAPES["grouped"]).eval()
+    folder = exported(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.model_max_length) == (255, 255, 64)
+    prompt = tokenizer("größer", return_tensors="pt")
+    assert prompt["input_ids"][0].tolist() == list("größer".encode())
+    greedy = theirs.generate(**prompt, max_new_tokens=40, do_sample=False)
+    assert torch.equal(greedy, model.generate(prompt["input_ids"], greedy.shape[1] - 8, 256, temperature=0.0))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_model_that_was_written_is_read_as_the_same(shape, tmp_path):
+    pytest.importorskip("safetensors")
+    model = trained(SHAPES[shape])
+    again = read_model(exported(model, tmp_path), model.config.context, 256)
+    assert again.config == model.config
+    assert_same(again.state_dict(), model.state_dict())
+    with pytest.raises(UserError, match="holds something already"):
+        write_folder(tmp_path, tmp_path / "hf")
+
+
+def test_merged_adapters_are_written_with_a_head_of_their_own(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    model = trained(SHAPES["grouped"])
+    add_lora(model)
+    with torch.no_grad():
+        model.lm_head.lora_B.normal_(std=0.1)
+    folder = exported(merged(model), tmp_path)
+    assert "lm_head.weight" in library.load_file(folder / "model.safetensors")
+    assert_same(read_model(folder, 64, 256).state_dict(), merged(model).state_dict())
+
+
+def test_weights_in_several_files_and_other_numbers_are_read(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    model = trained(SHAPES["untied"])
+    folder = exported(model, tmp_path)
+    whole = library.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    halves = {name: weight.bfloat16() for name, weight in whole.items()}
+    halves["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(3)
+    shards = {name: f"model-{len(name) % 2}.safetensors" for name in halves}
+    for shard in set(shards.values()):
+        library.save_file({name: halves[name] for name in halves if shards[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    rounded = {name: weight.bfloat16().float() for name, weight in model.state_dict().items()}
+    assert_same(read_model(folder, 32, 256).state_dict(), rounded)
+    (folder / "model-0.safetensors").write_bytes(b"none")
+    with pytest.raises(UserError, match="cannot read the weights"):
+        read_model(folder, 32, 256)
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    config = {theirs: asdict(SHAPES["grouped"])[ours] for theirs, ours in NAMES.items()}
+    (folder / "config.json").write_text(json.dumps(PLAIN | config | changes))
+    return folder
+
+
+@pytest.mark.parametrize("changes", [
+    {"model_type": "qwen2"}, {"attention_bias": True}, {"mlp_bias": True}, {"hidden_act": "gelu"},
+    {"head_dim": 16}, {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0}}])
+def test_an_architecture_that_does_not_fit_is_named(changes, tmp_path):
+    name = "rope_type" if "rope" in next(iter(changes)) else next(iter(changes))
+    with pytest.raises(UserError, match=f"another architecture \\({name}"):
+        read_config(write_config(tmp_path, **changes))
+
+
+def test_what_a_config_leaves_unsaid_is_llamas_default(tmp_path):
+    write_config(tmp_path, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 7.0},
+                 rms_norm_eps=None, num_key_value_heads=None, head_dim=None, rope_scaling=None)
+    config = read_config(tmp_path)
+    assert (config["rope_base"], config["norm_eps"], config["kv_heads"]) == (7.0, 1e-6, 6)
+    write_config(tmp_path, rope_theta=None)
+    assert read_config(tmp_path)["rope_base"] == 10_000.0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_attention_heads": 0, "hidden_size": 8}'])
+def test_a_config_that_is_none_is_refused_in_a_line(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json is not there or not a Llama's"):
+        read_config(tmp_path)
+
+
+# ---- the stages
+
+def test_a_folder_becomes_a_stage_of_no_tokens_that_the_others_take_up(stage):
+    pytest.importorskip("safetensors")
+    stage("pretrain", "--lam 1")
+    assert stage("hf.__main__", "out/pretrain out/hf").status == 0
+    card = Path("out/hf/README.md").read_text()
+    assert f"L_pre {report('pretrain')['losses']['L_pre']['mean']:.3f}" in card and "`pre.jsonl`" in card
+
+    corpora = "--pre pre.jsonl --post post.jsonl --post-tokens 4k --context 32 --batch 8 "
+    run = stage("pretrain", "--weights out/hf --tokens 0 --out out/weights", corpora)
+    assert (run.status, run.err) == (0, "")
+    assert_same(weights("weights"), weights("pretrain"))
+    entry, before = report("weights"), report("pretrain")
+    assert entry["tokens"] == {"pre": 0, "post": 0}
+    for name, loss in before["losses"].items():
+        assert entry["losses"][name] == pytest.approx(loss)
+    assert "nothing to do" in stage("pretrain", "--weights out/hf --tokens 0 --out out/weights", corpora).out
+    assert stage("posttrain", "--init out/weights --replay 0.2").status == 0
+    assert stage("finetune").status == 0
+
+    # Trained further, with a seed that cannot matter to the first weights.
+    assert stage("pretrain", "--weights out/hf --tokens 2k --lam 0.5 --seed 3 --out out/on", corpora).status == 0
+    assert report("on")["losses"]["L_pre"]["mean"] < before["losses"]["L_pre"]["mean"]
+
+    # The tokenizer is the folder's, and later stages see whether it still is.
+    path = Path("out/hf/tokenizer.json")
+    path.write_text(path.read_text().replace('"ignore_merges": true', '"ignore_merges": false'))
+    assert stage("posttrain", "--init out/weights --out out/same").status == 0
+    write_smollm(Path("out/other"))
+    path.write_text(Path("out/other/tokenizer.json").read_text())
+    assert "is not the one of the checkpoint" in stage("posttrain", "--init out/weights --out out/not").err
+
+
+def test_somebody_elses_fine_tuning_is_measured_as_ours(stage):
+    pytest.importorskip("safetensors")
+    stage("pretrain", "--lam 1")
+    stage("posttrain")
+    stage("finetune")
+    stage("hf.__main__", "out/finetune out/hf")
+    ours, = json.loads(stage("evaluate", "out/finetune --json").out)
+    theirs, = json.loads(stage("evaluate", "out/posttrain --weights out/hf --ft ft.jsonl --json").out)
+    assert theirs["losses"].keys() == {"L_im", "L_ret", "L_pre", "L_ft"}
+    for name, loss in theirs["losses"].items():
+        assert loss["mean"] == pytest.approx(ours["losses"][name]["mean"], rel=1e-6)
+    table = stage("evaluate", "out/posttrain --weights out/hf").out
+    assert table.split("\n")[0].split()[-3:] == ["L_im", "L_ret", "L_pre"] and "\nout/hf" in table
+
+    write_smollm(Path("out/other"))
+    Path("out/hf/tokenizer.json").write_text(Path("out/other/tokenizer.json").read_text())
+    assert "another tokenizer" in stage("evaluate", "out/posttrain --weights out/hf").err
+    Path("out/hf/tokenizer.json").unlink()
+    assert stage("evaluate", "out/posttrain --weights out/hf").out == table
+
+
+def test_flags_that_do_not_go_together_are_refused(stage):
+    assert "--weights with it" in stage("pretrain", "--tokens 0").err
+    assert "brings its own layers" in stage("pretrain", "--weights x --layers 2", "").err
+    assert "brings its own tokenizer" in stage("pretrain", "--weights x --tokenizer gpt2", "").err
+    assert "--ft goes with" in stage("evaluate", "out/x --ft a.jsonl").err
+    assert "the one RUN" in stage("evaluate", "out/x out/y --weights z").err
+
+
+def test_a_missing_library_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(UserError, match="pip install safetensors"):
+        read_model(tmp_path, 32, 256)
+    with pytest.raises(UserError, match="pip install safetensors"):
+        write_folder(tmp_path, tmp_path / "hf")
+
+
+def test_a_folder_that_is_too_small_or_of_adapters_is_refused(tmp_path):
+    pytest.importorskip("safetensors")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="merge_and_unload"):
+        read_model(tmp_path, 32, 256)
+    write_config(tmp_path)
+    with pytest.raises(UserError, match="made for 64 tokens"):
+        read_model(tmp_path, 65, 256)
+    with pytest.raises(UserError, match="256 embeddings for 300 tokens"):
+        read_model(tmp_path, 64, 300)
+    with pytest.raises(UserError, match="cannot read the weights"):
+        read_model(tmp_path, 64, 256)
