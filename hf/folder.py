@@ -138,7 +138,8 @@ def write_folder(run: Path, folder: Path) -> None:
     write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
     write_json(folder / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
-        "model_max_length": context, "clean_up_tokenization_spaces": False})
+        "model_max_length": context, "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"]})
     card = model_card(folder.resolve().name, checkpoint.lineage, context, model.parameter_count())
     with atomic(folder / "README.md") as file:
         file.write(card.encode())
