@@ -1,6 +1,6 @@
 """The GPT of the paper: SmolLM2's Llama architecture at three sizes, dropout, and LoRA.
 
-Parameters carry Llama's usual names (`layers.0.self_attn.q_proj.weight`), so weights move without renaming.
+Parameters carry Llama's names (`layers.0.self_attn.q_proj.weight`); Hugging Face puts `model.` before them.
 """
 
 import math

@@ -39,19 +39,19 @@ def read_tokenizer(folder: Path) -> tiktoken.Encoding:
         specials = {token["content"]: token["id"] for token in parts["added_tokens"]}
         ranks = ranks_of(parts["model"], specials)
         pattern = sparing(pattern_of(parts), ranks)
+
+        # `bytes` ends its documents with the byte that UTF-8 never uses.
+        if specials == {END_OF_TEXT: 255} and len(ranks) == 255:
+            ranks[b"\xff"] = specials.pop(END_OF_TEXT)
+        elif END_OF_TEXT not in specials:
+            raise UserError(f"no {END_OF_TEXT} to end a document with")
+        return tiktoken.Encoding(folder.resolve().name, pat_str=pattern, mergeable_ranks=ranks,
+                                 special_tokens=specials)
     except UserError as error:
         raise UserError(f"{path} is not GPT-2's or SmolLM2's kind of tokenizer ({error}), "
                         "take a model with one of these") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged or no tokenizer ({type(error).__name__}), restore it") from error
-
-    # `bytes` ends its documents with the byte that UTF-8 never uses.
-    if specials == {END_OF_TEXT: 255} and len(ranks) == 255:
-        ranks[b"\xff"] = specials.pop(END_OF_TEXT)
-    elif END_OF_TEXT not in specials:
-        raise UserError(f"{path} has no {END_OF_TEXT}, which ends a document here, take a model that has it")
-    return tiktoken.Encoding(folder.resolve().name, pat_str=pattern, mergeable_ranks=ranks,
-                             special_tokens=specials)
 
 
 def pattern_of(parts: dict) -> str:
@@ -66,7 +66,7 @@ def pattern_of(parts: dict) -> str:
         if steps == known and not parts["normalizer"]:
             return pattern
     told = ", ".join(step["type"] for step in [parts["normalizer"], *steps] if step)
-    raise UserError(f"it takes a text apart by {told}")
+    raise UserError(f"text is taken apart by {told}")
 
 
 def ranks_of(model: dict, specials: dict[str, int]) -> dict[bytes, int]:
@@ -82,13 +82,15 @@ def ranks_of(model: dict, specials: dict[str, int]) -> dict[bytes, int]:
     for spelled in model["vocab"].keys() - specials.keys():
         tokens[spelled] = bytes(byte_of[character] for character in spelled)
     ranks = {token: model["vocab"][spelled] for spelled, token in tokens.items()}
+    if len({*ranks.values(), *specials.values()}) < len(ranks) + len(specials):
+        raise UserError("one number for several tokens")
 
     # tiktoken merges what makes the lowest token, tokenizers what stands first in its list.
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     merges = [(tokens[left], tokens[right]) for left, right in pairs]
     whole_first = model.get("ignore_merges") or len(merges) == sum(len(token) > 1 for token in ranks)
     if merges != merges_of(ranks) or not whole_first:
-        raise UserError("its merges are not in the order of their tokens")
+        raise UserError("merges are not in the order of their tokens")
     return ranks
 
 

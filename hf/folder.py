@@ -64,7 +64,7 @@ def read_config(folder: Path) -> dict[str, object]:
     """Read a folder's config.json as GPTConfig's fields; raises UserError if it is not of a plain Llama."""
     path = folder / "config.json"
     if (folder / "adapter_config.json").exists() and not path.exists():
-        raise UserError(f"{folder} holds adapters only, save what merge_and_unload() makes of them")
+        raise UserError(f"{folder} holds adapters only, save what merge_and_unload() makes of it")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         heads = found["num_attention_heads"]

@@ -4,7 +4,6 @@ What needs safetensors, tokenizers or transformers is skipped where they are not
 """
 
 import json
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -127,16 +126,19 @@ def change(parts: dict, how: str) -> None:
         case "no pieces": parts["pre_tokenizer"] = None
         case "order": model["merges"].reverse()
         case "a merge too few": model["merges"].pop()
-        case "no end": parts["added_tokens"][0]["content"] = "<|eos|>"
+        case "no end":
+            parts["added_tokens"][0]["content"] = "<|eos|>"
+            model["vocab"]["<|eos|>"] = model["vocab"].pop(END_OF_TEXT)
         case "no vocabulary": del model["vocab"]
         case "letters": model["vocab"]["日"] = 999
+        case "twice": model["vocab"]["a"] = model["vocab"]["b"]
 
 
 @pytest.mark.parametrize("how, told", [
     ("unigram", "Unigram"), ("byte fallback", "byte_fallback"), ("normalizer", "NFC"),
     ("other pieces", "Digits, ByteLevel"), ("no pieces", "tokenizer.json"), ("order", "order of their tokens"),
-    ("a merge too few", "order of their tokens"), ("no end", "tokenizer.json"), ("no vocabulary", "damaged"),
-    ("letters", "damaged")])
+    ("a merge too few", "order of their tokens"), ("no end", "to end a document with"), ("no vocabulary", "damaged"),
+    ("letters", "damaged"), ("twice", "one number")])
 def test_a_tokenizer_of_another_kind_is_refused_in_a_line(tmp_path, how, told):
     path = Path(write_smollm(tmp_path / "smol")) / "tokenizer.json"
     parts = json.loads(path.read_text())
