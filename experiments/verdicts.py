@@ -54,13 +54,13 @@ def main() -> None:
 
 def read_rows(folder: Path) -> Iterator[Row]:
     """Read the verdicts of every figure in a folder; raises UserError if there is none."""
-    paths = sorted(path for path in folder.glob("*.md") if VERDICTS_HEADER in path.read_text())
+    paths = sorted(path for path in folder.glob("*.md") if VERDICTS_HEADER in path.read_text("utf-8"))
     if not paths:
         raise UserError(f"no figures in {folder}, draw them first with python -m experiments")
 
     # The verdicts are the first table of the file; a cell's own | is escaped.
     for path in paths:
-        lines = path.read_text().replace("\\|", "\0").splitlines()
+        lines = path.read_text("utf-8").replace("\\|", "\0").splitlines()
         first = lines.index(VERDICTS_HEADER) + 2
         for line in lines[first:]:
             if not line:

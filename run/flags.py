@@ -188,6 +188,11 @@ def launch(main: Callable[[], None]) -> None:
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
 
+    # λ and α are said on any console and in any pipe; a notebook's streams take them as they are.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
     # SIGTERM as an exception, so that every `finally` is obeyed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     status = status_of(main)

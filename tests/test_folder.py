@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock
 from run.folder import SINCE
-from tests.conftest import ROOT, assert_same, die_at, files_of, log_of, report, weights
+from tests.conftest import ROOT, SMALL, assert_same, die_at, files_of, log_of, report, weights
 from tests.finished_runs import sweep_of_shares
 from tests.test_resume import CHAIN, assert_same_run, chain
 
@@ -472,6 +472,25 @@ def test_outputs_may_be_closed(stage):
     def close():
         sys.stdout = sys.stderr = None
     assert spoiled(close, lambda: stage("pretrain", "--tokens 1k")).status == 0
+
+
+def print_to_windows() -> None:
+    """Print as Python does into a pipe on Windows, which knows no λ."""
+    sys.stdout, sys.stderr = (open(name, "w", encoding="cp1252") for name in ("printed", "told"))
+
+
+@pytest.mark.parametrize("command, settings, says", [
+    ("pretrain", "--help", "λ: passes over D_post"),
+    ("pretrain", f"{SMALL['pretrain']} --tokens 1k --out out/new", "λ = 0, α = 0"),
+    ("evaluate", "out/pretrain", "λ"), ("experiments.noise", "--help", "γ: standard deviation"),
+    ("experiments.verdicts", f"{RESULTS}/real", "| 3a | L_ret falls in λ | seen |"),
+    ("theory.__main__", "--help", "λ_reg of Stage 2"),
+])
+def test_greek_is_printed_where_the_encoding_has_none(stage, command, settings, says):
+    """In UTF-8, where it was a UnicodeEncodeError."""
+    stage("pretrain", "--tokens 1k")
+    assert spoiled(print_to_windows, lambda: stage(command, settings)).status == 0
+    assert says in Path("printed").read_text("utf-8")
 
 
 class CompileError(Exception):

@@ -49,6 +49,9 @@ HELP = {
 
 def main() -> None:
     """Check, print and draw the theory at the setting that the command line gives."""
+    # Greek letters are printed on any console and in any pipe; a notebook's streams take them as they are.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     s, args = parse()
     try:
         tell(s, args)
