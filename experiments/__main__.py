@@ -28,6 +28,7 @@ from experiments.cost import cost, tokens
 from experiments.drawing import VERDICTS, Figure, draw
 from experiments.points import stem
 from experiments.sweep import STAGES, Planned, Sweep, command, cores, plan, require_same, with_further_seeds
+from run.device import gpus
 from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
 from run.report import table
@@ -206,7 +207,7 @@ def print_commands(runs: list[Planned], which: str, processes: int) -> None:
 
 def jobs_at_once(runs: list[Planned], args: Namespace) -> int:
     """Choose how many runs go on at once: as asked for, or one a device, and no more than ever can."""
-    devices = torch.cuda.device_count() or cores()
+    devices = gpus() or cores()
     levels = Counter(len(run.ancestors()) for run in runs)             # a run waits for those before it
     return min(max(levels.values()), args.jobs or max(1, devices // args.nproc_per_node))
 

@@ -349,7 +349,8 @@ def is_taken(run: Planned) -> bool:
 
 def last_lines(log: Path) -> str:
     """Read the end of what a run printed."""
-    lines = log.read_text("utf-8", errors="replace").splitlines()[-5:] or [f"nothing in {log}, is there no space?"]
+    lines = log.read_text("utf-8", errors="replace").splitlines()[-5:]
+    lines = lines or [f"nothing in {log}, is there no space?"]
     return "\n".join(f"    {line}" for line in lines)
 
 

@@ -1,20 +1,38 @@
 """Where tensors live, in which precision they are multiplied, and what is drawn at random there."""
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 
+from run import ranks
 from run.files import UserError
+
+MPS_SINCE = "2.7"        # torch's release: before, grouped-query attention crashed on MPS (its issue 149132)
+
+
+def gpus() -> int:
+    """Count the GPUs that runs take by themselves: CUDA's, else Apple's one (MPS) if this torch is fit."""
+    on_mps = torch.backends.mps.is_available() and torch.__version__ >= MPS_SINCE
+    return torch.cuda.device_count() or int(on_mps)
+
+
+def preferred() -> str:
+    """Name the device of a run that is told none: cuda, mps or cpu; ranks cannot share an Apple's GPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if gpus() and ranks.world() == 1 else "cpu"
 
 
 def pick_device(name: str | None) -> torch.device:
     """Find the named device, or a GPU if there is one (each local rank its own), else the CPU.
 
-    Raises UserError if it is not there.
+    Raises UserError if it is not there or cannot do what a run needs.
     """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or preferred()
+    if name.startswith("mps"):
+        refuse_unfit_mps()
     mine = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
     try:
         device = torch.device(mine)
@@ -27,14 +45,28 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
+def refuse_unfit_mps() -> None:
+    """Raise UserError where MPS is asked for what it lacks."""
+    if torch.__version__ < MPS_SINCE:
+        raise UserError(f"mps needs torch {MPS_SINCE} or newer, this is {torch.__version__}; "
+                        "use --device cpu")
+    if ranks.world() > 1:
+        raise UserError("mps takes one process, start it without torchrun or use --device cpu")
+
+
 def pick_dtype(name: str | None, device: torch.device) -> str:
-    """Find the named precision of autocast, or the device's default: bfloat16 on CUDA, else float32."""
+    """Find the named precision of autocast, or the device's default: bfloat16 on CUDA, else float32.
+
+    Raises UserError if the device cannot be trusted with it.
+    """
+    if (device.type, name) == ("mps", "bfloat16"):      # torch's issue 195910: a token sees those after it
+        raise UserError("mps computes attention wrongly in bfloat16, use --dtype float32")
     return name or ("bfloat16" if device.type == "cuda" else "float32")
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
     """Compute in bfloat16 mixed precision in the block, if `dtype` says so."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
 
 
 def be_deterministic(device: torch.device) -> None:

@@ -133,7 +133,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_device_flags(parser: Parser) -> None:
     """Add --device and --dtype."""
-    parser.flag("device", str, "cpu, cuda, cuda:1, mps [a GPU if there is one]")
+    parser.flag("device", str, "cpu, cuda, cuda:1, mps [a GPU if there is one: cuda, else mps]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),
                         help="of autocast [bfloat16 on CUDA, else float32]")
 
@@ -260,8 +260,8 @@ def print_no_more() -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error is that memory is short, a GPU's or the machine's."""
-    on_gpu = isinstance(error, torch.OutOfMemoryError)
-    return on_gpu or "DefaultCPUAllocator: can't allocate" in str(error)
+    said = ("DefaultCPUAllocator: can't allocate", "MPS backend out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 @contextmanager

@@ -259,9 +259,12 @@ class Run:
             with self._clock("data"):
                 batch = self.stream.batch(step, ranks.rank(), ranks.world())
                 tokens = int(ranks.add_up((batch[1] >= 0).sum()))
-                if self.device.type == "cuda":
+
+                # Only from pinned memory is a copy safe that is not waited for (MPS: torch's issue 189690).
+                on_cuda = self.device.type == "cuda"
+                if on_cuda:
                     batch = [part.pin_memory() for part in batch]
-                self.ahead = step, [part.to(self.device, non_blocking=True) for part in batch], tokens
+                self.ahead = step, [part.to(self.device, non_blocking=on_cuda) for part in batch], tokens
         return self.ahead[1:]
 
     @contextmanager

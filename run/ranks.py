@@ -3,6 +3,7 @@
 torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one rank, and everything here does nothing.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -101,8 +102,14 @@ def first() -> Iterator[None]:
 
 def parallel(network: nn.Module) -> nn.Module:
     """Make the gradients of a network the mean over the ranks, whenever `exchanging` says so."""
-    # Every rank has built or loaded the same weights, and there are no other buffers than constants.
-    return DistributedDataParallel(network, forward_sync_buffers=False) if launched() else network
+    if not launched():
+        return network
+
+    # Every rank has built or loaded the same weights, and there are no other buffers than constants. What
+    # says so was renamed in torch 2.13.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    unsynced = "forward_sync_buffers" if renamed else "broadcast_buffers"
+    return DistributedDataParallel(network, **{unsynced: False})
 
 
 def exchanging(network: nn.Module, now: bool) -> AbstractContextManager:

@@ -56,6 +56,7 @@ def folder(tmp_path, monkeypatch):
     """An empty current folder with four small corpora: pre.jsonl, post.jsonl, ft.jsonl, pairs.jsonl."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     write_corpora()
     write_pairs()
     return tmp_path
@@ -82,7 +83,7 @@ def stage(folder, monkeypatch, capsys):
 def start(folder):
     """The same in a process of its own, for what only a process can do: be killed, or be one of several."""
     def popen(name: str, flags: str = "", launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen:
-        return subprocess.Popen([*launcher, str(ROOT / f"{name}.py"), *SMALL[name].split(), *flags.split()],
+        return subprocess.Popen([*launcher, str(ROOT / f"{name}.py"), *SMALL[name].split(), *flags.split(), "--device=cpu"],
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 env=os.environ | {"OMP_NUM_THREADS": "1"})
     return popen

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from model import GPT, configure
-from run import loop
+from run import loop, ranks
 from run.checkpoint import read_progress
-from run.device import mixed
+from run.device import gpus, mixed, pick_device, pick_dtype, preferred
+from run.files import UserError
 from run.flags import status_of
 from run.loop import Run, adamw, largest_micro_batch, learning_rate
 from run.losses import Loss
@@ -171,6 +173,58 @@ def test_a_held_out_loss_that_is_not_finite_ends_the_run(stage):
     run = stage("posttrain", "--lr 1e30 --warmup 0 --eval-every 1 --patience 1")
     assert run.status == 2 and "L_im is not finite after step 2" in run.err and "out/pretrain" in run.err
     assert not Path("out/posttrain/ckpt.pt").exists()
+
+
+# ---- devices
+
+def have(monkeypatch, cuda: int, mps: bool, version: str = "2.13.0", world: int = 1) -> None:
+    """A machine with so many of CUDA's GPUs, or an Apple's, and a release of torch."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    monkeypatch.setattr("torch.__version__", TorchVersion(version))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+
+
+@pytest.mark.parametrize("machine, name, runs", [
+    ({"cuda": 4, "mps": False}, "cuda", 4), ({"cuda": 1, "mps": True}, "cuda", 1),
+    ({"cuda": 0, "mps": True}, "mps", 1), ({"cuda": 0, "mps": False}, "cpu", 0),
+    ({"cuda": 0, "mps": True, "version": "2.6.1"}, "cpu", 0), ({"cuda": 0, "mps": True, "world": 2}, "cpu", 1),
+])
+def test_a_run_takes_the_gpu_that_is_there(monkeypatch, machine, name, runs):
+    """An Apple's only with a torch whose attention works there, and by a run of one process."""
+    have(monkeypatch, **machine)
+    assert (preferred(), gpus()) == (name, runs)
+
+
+@pytest.mark.parametrize("machine, says", [
+    ({"version": "2.6.1"}, "mps needs torch 2.7 or newer, this is 2.6.1; use --device cpu"),
+    ({"world": 2}, "mps takes one process, start it without torchrun or use --device cpu"),
+    ({}, "device mps is not there"),
+])
+def test_what_mps_lacks_is_one_line(monkeypatch, machine, says):
+    have(monkeypatch, cuda=0, mps=True, **machine)
+    with pytest.raises(UserError, match=says):
+        pick_device("mps")
+
+
+def test_mps_is_not_trusted_with_bfloat16():
+    assert pick_dtype(None, torch.device("mps")) == "float32"
+    with pytest.raises(UserError, match="use --dtype float32"):
+        pick_dtype("bfloat16", torch.device("mps"))
+
+
+def test_constant_buffers_are_not_exchanged_in_any_release_of_torch(monkeypatch):
+    def newer(network, broadcast_buffers=None, forward_sync_buffers=None):
+        return forward_sync_buffers, broadcast_buffers
+
+    def older(network, broadcast_buffers=True):
+        return broadcast_buffers
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("run.ranks.DistributedDataParallel", newer)
+    assert ranks.parallel(None) == (False, None)
+    monkeypatch.setattr("run.ranks.DistributedDataParallel", older)
+    assert ranks.parallel(None) is False
 
 
 # ---- bit for bit
