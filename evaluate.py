@@ -96,7 +96,7 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
     lineage = checkpoint.lineage
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model).to(device)
-    tokenizer = tokenizer_of(lineage)
+    tokenizer = tokenizer_of(lineage, path)
 
     # What another stage's weights lost cannot be measured with these, and stays as it was recorded.
     losses = {}
@@ -104,7 +104,7 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
         if is_handed_on(name, lineage[-1]):
             losses[name] = recorded
             continue
-        corpus = corpus_of(lineage, role_of(name, recorded))
+        corpus = corpus_of(lineage, role_of(name, recorded), run=path)
         losses[name] = measure(name, path, model, corpus, tokenizer, dtype)
     return told(path, model, losses, lineage)
 
@@ -117,14 +117,14 @@ def evaluate_folder(folder: Path, path: Path, ft: str | None, device: torch.devi
     from hf.folder import read_model                    # which nothing else needs
     checkpoint = read_checkpoint(checkpoint_path(path))
     lineage = checkpoint.lineage
-    tokenizer = tokenizer_of(lineage)
+    tokenizer = tokenizer_of(lineage, path)
     theirs = folder / "tokenizer.json"
     if theirs.exists() and fingerprint(load_tokenizer(str(folder))) != fingerprint(tokenizer):
         raise UserError(f"{folder} has another tokenizer than {path}, remove {theirs} to measure it anyway")
     model = read_model(folder, checkpoint.config["context"], tokenizer.n_vocab).to(device)
 
     # L_im is the run's own, from before.
-    corpora = {"L_ret": corpus_of(lineage, "post"), "L_pre": corpus_of(lineage, "pre")}
+    corpora = {"L_ret": corpus_of(lineage, "post", run=path), "L_pre": corpus_of(lineage, "pre", run=path)}
     if ft:
         corpora["L_ft"] = open_corpus("ft", find_source(ft, None), tokenizer)
     losses = {name: loss for name, loss in lineage[-1]["losses"].items() if name == "L_im"}
@@ -250,7 +250,7 @@ def print_samples(path: Path, args: Namespace, device: torch.device, dtype: str)
     checkpoint = read_checkpoint(checkpoint_path(path))
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model).to(device).eval()
-    tokenizer = tokenizer_of(checkpoint.lineage)
+    tokenizer = tokenizer_of(checkpoint.lineage, path)
 
     # A document begins after the end of another.
     end = end_of_text(tokenizer)

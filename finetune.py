@@ -45,8 +45,8 @@ def main():
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model)
     with ranks.first():
-        pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post")
-        ft = open_corpus("ft", ft_source, tokenizer_of(lineage), limit=args.tokens, loss_on=args.loss_on)
+        pre, post = corpus_of(lineage, "pre", run=args.init), corpus_of(lineage, "post", run=args.init)
+        ft = open_corpus("ft", ft_source, tokenizer_of(lineage, args.init), args.tokens, loss_on=args.loss_on)
 
     # D_ft's windows, and with --replay those of D_pre between them.
     context = model.config.context

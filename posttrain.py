@@ -50,7 +50,8 @@ def main():
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model)
     with ranks.first():
-        pre, post = corpus_of(lineage, "pre"), corpus_of(lineage, "post", loss_on=args.loss_on)
+        pre = corpus_of(lineage, "pre", run=args.init)
+        post = corpus_of(lineage, "post", loss_on=args.loss_on, run=args.init)
 
     # The replay: D_post's windows, and between them those of D_pre.
     context = model.config.context

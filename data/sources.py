@@ -191,26 +191,29 @@ class Source:
         return f"cannot read {self.name} ({reason}), check that it is what its name says"
 
 
-def find_source(name: str, text_field: str | None = None) -> Source:
-    """Decide what a corpus's name or path stands for; raises UserError if it stands for nothing."""
+def find_source(name: str, text_field: str | None = None, folder: Path = Path()) -> Source:
+    """Decide what a corpus's name, or its path from a folder, stands for; raises UserError if for nothing."""
     corpus, colon, size = name.partition(":")
     if embedded.shares(corpus):
         with refusing(ArgumentTypeError):
             return Source(name, text_field, size=positive(size) if colon else None)
     if name.startswith("hub:"):
-        return Source(name, text_field, hub=hub_set(name.removeprefix("hub:")))
+        return Source(name, text_field, hub=hub_set(name.removeprefix("hub:"), folder))
     if name in HUB:
         return Source(name, text_field, hub=HUB[name])
-    if is_data_set(Path(name)):
-        return Source(name, text_field, hub=HubSet(name), files=readable(Path(name)))
-    return Source(name, text_field, files=local_files(name))
+    path = folder / name
+    if is_data_set(path):
+        return Source(name, text_field, hub=HubSet(str(path)), files=readable(path))
+    return Source(name, text_field, files=local_files(name, path))
 
 
-def hub_set(name: str) -> HubSet:
-    """Read ORG/NAME[:CONFIG[/SPLIT]][@REVISION]."""
+def hub_set(name: str, folder: Path = Path()) -> HubSet:
+    """Read ORG/NAME[:CONFIG[/SPLIT]][@REVISION], of the hub or, where that is there, below a folder."""
     name, _, revision = name.partition("@")
     path, _, config = name.partition(":")
     config, _, split = config.partition("/")
+    if (folder / path).is_dir():
+        path = str(folder / path)
     return HubSet(path, (config or None,), revision=revision or None, split=split or "train")
 
 
@@ -230,9 +233,8 @@ def is_data_set(root: Path) -> bool:
     return bool(trains and others)
 
 
-def local_files(name: str) -> tuple[Path, ...]:
-    """Find the files of a local corpus, sorted; raises UserError if none, or none that go together."""
-    root = Path(name)
+def local_files(name: str, root: Path) -> tuple[Path, ...]:
+    """Find the files of a local corpus at `root`, sorted; raises UserError if none that go together."""
     if not root.exists():
         raise UserError(f"no corpus {name!r}, give a file or folder, one of {', '.join(embedded.NAMES)}, "
                         f"{', '.join(HUB)}, or hub:ORG/NAME")

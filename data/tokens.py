@@ -117,20 +117,22 @@ def open_corpus(role: str, source: Source, tokenizer: tiktoken.Encoding, limit: 
 
 
 def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"),
-              loss_on: str | None = None) -> Corpus:
+              loss_on: str | None = None, run: Path | None = None) -> Corpus:
     """Open D_pre, D_post or D_ft (`pre`, `post`, `ft`) of a checkpoint, as the last stage with it read it.
 
     That goes for the tokens that count, too, unless `loss_on` says which. While the token files are there,
-    the corpus need not be. Raises UserError if it is needed and has changed.
+    here or above the folder `run` of the checkpoint, the corpus need not be. Raises UserError if it is needed
+    and has changed.
     """
-    tokenizer = tokenizer_of(lineage)
-    records = [entry["corpora"][role] for entry in lineage if role in entry["corpora"]]
-    if not records or not is_record(records[-1]):
+    tokenizer = tokenizer_of(lineage, run)
+    entries = [entry for entry in lineage if role in entry["corpora"]]
+    if not entries or not is_record(entries[-1]["corpora"][role]):
         raise UserError(f"the checkpoint does not say what its D_{role} is, make it again or name another")
-    record = records[-1]
+    record = entries[-1]["corpora"][role]
     loss_on = loss_on or loss_was_on(lineage, role)
     masked = loss_on == "completion"
-    for path in folder.glob("*/meta.json"):
+    places = working_folders(entries[-1], run)
+    for path in chain.from_iterable(home.glob("*/meta.json") for home in token_folders(folder, places)):
         meta = read_meta(path.parent)
         if meta.get("checksum") == record["checksum"] and (meta.get("masked") or not masked):
             corpus = load_corpus(role, path.parent, masked)
@@ -139,7 +141,8 @@ def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"),
 
     # Deleted or damaged token files are made again, and are of use only if they come out the same.
     name = record["source"]
-    source = find_source(name, record["text_field"])
+    path = name.removeprefix("hub:").partition(":")[0]
+    source = find_source(name, record["text_field"], where(path, places))
     corpus = open_corpus(role, source, tokenizer, record["limit"], folder, loss_on)
     if corpus.record["checksum"] != record["checksum"]:
         raise UserError(f"{name} has changed since an earlier stage read it, "
@@ -151,6 +154,27 @@ def loss_was_on(lineage: list[dict], role: str) -> str:
     """Tell which tokens of a corpus counted when last trained on: all or completion. Of D_pre all do."""
     said = [entry["args"].get("loss_on", "all") for entry in lineage if role in entry["tokens"]]
     return said[-1] if said and role != "pre" else "all"
+
+
+def working_folders(entry: dict, run: Path | None) -> list[Path]:
+    """List where the relative names of a finished stage may start: where it ran, here, or above its folder.
+
+    What was made before stages noted where they ran, or was moved since, is found by the last two.
+    """
+    noted = [Path(entry["folder"])] if "folder" in entry else []
+    above = list(run.resolve().parents) if run else []
+    return [*noted, Path(), *above]
+
+
+def token_folders(here: Path, places: list[Path]) -> list[Path]:
+    """List the folders of token files that are there: here, then those of stages, and beside moved runs."""
+    theirs = [place / name for place in places for name in ("out/tokens", "tokens")]
+    return list(filter(os.path.isdir, [here, *theirs]))       # which takes no offence at others' folders
+
+
+def where(path: str, places: list[Path]) -> Path:
+    """Find the first of the places from which a path leads somewhere; here, if there is none."""
+    return next((place for place in places if os.path.exists(place / path)), Path())
 
 
 def is_record(record: object) -> bool:
@@ -530,11 +554,16 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def tokenizer_of(lineage: list[dict]) -> tiktoken.Encoding:
-    """Load the tokenizer of a checkpoint's first stage; raises UserError if it is no longer the same."""
+def tokenizer_of(lineage: list[dict], run: Path | None = None) -> tiktoken.Encoding:
+    """Load the tokenizer of a checkpoint's first stage, found as a corpus is.
+
+    Raises UserError if it is no longer the same.
+    """
     name = lineage[0]["args"].get("tokenizer")
     if not isinstance(name, str):
         raise UserError("the checkpoint does not say what its tokenizer is, make it again or name another")
+    if name not in ("bytes", "gpt2"):
+        name = str(where(name, working_folders(lineage[0], run)) / name)
     tokenizer = load_tokenizer(name)
     if fingerprint(tokenizer) != lineage[0].get("tokenizer"):
         raise UserError(f"tokenizer {name} is not the one of the checkpoint, restore it")

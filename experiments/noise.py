@@ -55,10 +55,11 @@ def main() -> None:
         model = load_model(checkpoint.config, checkpoint.model).to(device)
     with ranks.first():
         if args.ft:
-            ft = open_corpus("ft", find_source(args.ft, args.text_field), tokenizer_of(lineage), limit=1)
+            tokenizer = tokenizer_of(lineage, args.init)
+            ft = open_corpus("ft", find_source(args.ft, args.text_field), tokenizer, limit=1)
         else:
-            ft = corpus_of(lineage, "ft")
-        corpora = [corpus_of(lineage, "pre"), corpus_of(lineage, "post"), ft]
+            ft = corpus_of(lineage, "ft", run=args.init)
+        corpora = [*(corpus_of(lineage, role, run=args.init) for role in ("pre", "post")), ft]
     held_out = {corpus.role: corpus.held_out_sequences(model.config.context) for corpus in corpora}
 
     # The folder is this process's until it ends. What it takes for a log is of steps, which a probe has not.

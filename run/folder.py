@@ -43,6 +43,11 @@ def material(args: Namespace) -> dict[str, object]:
     return {name: value for name, value in vars(args).items() if name not in IMMATERIAL}
 
 
+def working_folder() -> str:
+    """Name the folder that relative paths among the arguments start from."""
+    return str(Path.cwd())
+
+
 def take_up(args: Namespace, stage: str, after: tuple[str, ...], told: tuple[str, ...]) -> Checkpoint:
     """Read the checkpoint of --init, which must be of one of the stages `after`.
 

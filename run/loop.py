@@ -203,7 +203,7 @@ class Run:
             # What the lineage keeps of this stage.
             tokens = self.stream.tokens(self.step)
             entry = {"stage": self.identity.stage, "args": self.identity.args, "steps": self.step,
-                     "tokens": tokens, **facts,
+                     "tokens": tokens, **facts, "folder": folder.working_folder(),
                      "losses": {name: loss._asdict() for name, loss in losses.items()},
                      "corpora": {corpus.role: corpus.record for corpus in corpora}}
 

@@ -377,8 +377,11 @@ def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
     assert find_source(str(tmp_path)).version() != before
 
 
-def test_configuration_split_and_revision_can_be_named():
+def test_configuration_split_and_revision_can_be_named(tmp_path):
     assert hub_set("org/name") == HubSet("org/name")
+    assert hub_set("clone:en", tmp_path.parent) == HubSet("clone", ("en",))
+    (tmp_path / "clone").mkdir()
+    assert hub_set("clone:en", tmp_path) == HubSet(f"{tmp_path}/clone", ("en",))
     chosen = HubSet("org/name", ("en",), revision="v1", split="train_sft")
     assert hub_set("org/name:en/train_sft@v1") == chosen
     assert hub_set("org/name:/train_sft") == HubSet("org/name", (None,), split="train_sft")

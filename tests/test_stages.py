@@ -1,5 +1,7 @@
 """What the three stages do and leave, in chains of any length, and what they say to a wrong command line."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from data.stream import Windows
 from data.tokens import corpus_of
 from run.checkpoint import read_checkpoint
 from tests.conftest import assert_same, files_of, log_of, report, weights
+from tests.test_tokens import write_vocabulary
 
 
 # ---- the chain
@@ -56,6 +59,46 @@ def test_later_stages_find_the_corpora_by_themselves(stage):
 
 
 # ---- chains of other lengths
+
+def lose_tokens() -> None:
+    shutil.rmtree("out/tokens")
+
+
+def move_without_corpora() -> None:
+    for name in ("pre.jsonl", "post.jsonl"):
+        Path(name).unlink()
+    shutil.move(Path.cwd(), "../moved")
+
+
+def forget_the_folder() -> None:
+    """Make a checkpoint as it was before stages noted where they ran."""
+    checkpoint = torch.load("out/run/ckpt.pt", weights_only=True)
+    del checkpoint["lineage"][0]["folder"]
+    torch.save(checkpoint, "out/run/ckpt.pt")
+    lose_tokens()
+
+
+@pytest.mark.parametrize("out, happens", [("../run", lambda: None), ("../run", lose_tokens),
+                                          ("out/run", move_without_corpora), ("out/run", forget_the_folder)])
+def test_relative_names_lead_to_the_same_files_from_another_folder(stage, folder, monkeypatch, out, happens):
+    for name in ("work", "other"):
+        Path(name).mkdir()
+    for name in ("pre.jsonl", "post.jsonl"):
+        Path(name).rename(f"work/{name}")
+    monkeypatch.chdir("work")
+    write_vocabulary(Path("merges.tiktoken"), b"th", b"the")
+    stage("pretrain", f"--tokenizer merges.tiktoken --tokens 1k --out {out}")
+    before = json.loads(stage("evaluate", f"{out} --json").out)
+
+    # What becomes of it, and where it is now.
+    happens()
+    monkeypatch.chdir(folder / "other")
+    run = next(path for path in ("../run", "../work/out/run", "../moved/out/run") if Path(path).exists())
+    after = stage("evaluate", f"{run} --json")
+    assert after.status == 0, after.err
+    assert json.loads(after.out[after.out.index("[\n"):])[0]["losses"] == before[0]["losses"]
+    assert stage("posttrain", f"--init {run}").status == 0
+
 
 def test_finetune_may_follow_pretrain(stage):
     stage("pretrain", "--tokens 1k")
