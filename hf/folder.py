@@ -122,7 +122,7 @@ def write_folder(run: Path, folder: Path) -> None:
     checkpoint = read_checkpoint(checkpoint_path(run))
     with refusing(ValueError):
         model = load_model(checkpoint.config, checkpoint.model)
-    tokenizer = tokenizer_of(checkpoint.lineage)
+    tokenizer = tokenizer_of(checkpoint.lineage, run)
 
     # Llama's names: a prefix on all but the head, which is left out where it is the embedding.
     weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}

@@ -162,8 +162,11 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     # Where it is and on what, and who watches.
     add_folder_flags(parser, out, init)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile [on CUDA]")
-    parser.add_argument("--wandb", action="store_true",
-                        help="log to Weights & Biases too (pip install wandb)")
+    tracker = parser.add_mutually_exclusive_group()
+    tracker.add_argument("--wandb", dest="tracker", action="store_const", const="wandb",
+                         help="log to Weights & Biases too (pip install wandb)")
+    tracker.add_argument("--trackio", dest="tracker", action="store_const", const="trackio",
+                         help="log to Trackio, on this machine, too (pip install trackio)")
 
 
 def add_folder_flags(parser: Parser, out: str, init: str | None = None) -> None:

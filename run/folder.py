@@ -4,11 +4,13 @@
     run.json    a finished stage's arguments, lineage, tokens, losses, versions and times
     log.jsonl   a line every few steps and at every evaluation
     last.pt     an unfinished stage's state, from which --resume continues
+    tracked.id  what wandb or trackio knows the run by, so that --resume goes on there, too
     left.pt     the same, without weights, of a finished one whose schedule posttrain.py --go-on goes on with
 """
 
 import json
 import platform
+import secrets
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
@@ -24,11 +26,13 @@ from run.files import UserError, atomic, lock, write_error, write_json
 
 DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"
+TRACKED = "tracked.id"
 # What runs made before there were these flags had.
 SINCE = {"decay": None, "leave": 0, "go_on": False, "loss_on": "all", "weights": None}
-FILES = ("run.json", "ckpt.pt", "last.pt", LEFT, "log.jsonl", DAMAGED_LOG)          # as they are discarded
+FILES = ("run.json", "ckpt.pt", "last.pt", LEFT, TRACKED, "log.jsonl", DAMAGED_LOG)    # as they are discarded
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
-IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite", "wandb")
+IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite",
+              "tracker")
 
 
 class Identity(NamedTuple):
@@ -114,6 +118,20 @@ def read_left(run: Path, entry: dict) -> dict:
     if (progress.stage, progress.args, progress.step) != (entry["stage"], entry["args"], entry["steps"]):
         raise UserError(f"{path} is of another run than its ckpt.pt, run its stage again with --overwrite")
     return progress.optimizer
+
+
+def read_tracked(out: Path, resumed: bool) -> str:
+    """Read what a tracker knows a resumed run by; one that is not known yet is given digits of its own."""
+    path, known = out / TRACKED, ""
+    if resumed and path.exists():
+        known = path.read_text(errors="replace")
+    return known if known.isalnum() else secrets.token_hex(4)
+
+
+def note_tracked(out: Path, name: str) -> None:
+    """Keep what a tracker knows a run by."""
+    with atomic(out / TRACKED) as file:
+        file.write(name.encode())
 
 
 def occupy(out: Path, step: int, overwrite: bool) -> FileLock:

@@ -25,7 +25,7 @@ from run.files import UserError
 from run.flags import noting_signals
 from run.losses import TOKENS_AT_ONCE, Loss, held_out_loss
 from run.optimizer import adamw, learning_rate
-from run.report import Report, per_second, print_summary, say, start_wandb
+from run.report import Report, per_second, print_summary, say, start_tracker
 
 LOG_EVERY = 10                           # steps between lines of log.jsonl
 
@@ -45,7 +45,7 @@ class Run:
         self.identity = folder.Identity(stage, folder.material(args) | {"dtype": self.dtype}, list(lineage))
         self.number = len(lineage) + 1               # of this stage in its chain, from 1
         self.saved = None                            # (Checkpoint, Progress) of last.pt
-        self.wandb = None
+        self.tracker = self.tracked = None           # wandb's run, for one, and what it is known by there
         require_divisible(args.batch, args.micro_batch)
         be_deterministic(self.device)
         ranks.join(self.device)
@@ -79,8 +79,9 @@ class Run:
             return True
         if args.resume:
             self.saved = folder.read_unfinished(args.out, self.identity)
-        if args.wandb:
-            self.wandb = start_wandb(str(args.out), self.identity.args)
+        if args.tracker and ranks.rank() == 0:
+            self.tracked = folder.read_tracked(args.out, resumed=self.saved is not None)
+            self.tracker = start_tracker(args.tracker, args.out, self.tracked, self.identity.args)
         return False
 
     def begin(self, model: nn.Module, stream) -> Callable[[Tensor, Tensor], Tensor]:
@@ -104,9 +105,12 @@ class Run:
         # The folder is taken before the first step and not earlier, so that a mistake leaves nothing behind.
         if ranks.rank() == 0:
             self.lock = folder.occupy(args.out, self.step, args.overwrite)
+            if self.tracked:
+                folder.note_tracked(args.out, self.tracked)
         for line in stream.repeats():
             say(line)
-        self.report = Report(self.identity.stage, args.out / "log.jsonl", self.step, stream.steps, self.wandb)
+        self.report = Report(self.identity.stage, args.out / "log.jsonl", self.step, stream.steps,
+                             self.tracker)
 
         # Times do not count an interruption.
         self.started = time.monotonic() - self.seconds["total"]
@@ -193,7 +197,9 @@ class Run:
         `corpora` are those that enter with this stage, `facts` what else later stages or readers need to
         know.
         """
+        self.report.sum_up(self.step, losses, facts)
         self.report.close()
+
         # The weights are in ckpt.pt; what --go-on needs besides is the optimizer.
         if self.args.leave and ranks.rank() == 0:
             weightless = Checkpoint({}, asdict(self.model.config), list(self.identity.lineage))

@@ -1,8 +1,9 @@
-"""What a run says while it goes on: a progress bar or plain lines, log.jsonl, Weights & Biases.
+"""What a run says while it goes on: a progress bar or plain lines, log.jsonl, Weights & Biases or Trackio.
 
 Rank 0 speaks.
 """
 
+import importlib
 import json
 import math
 import sys
@@ -24,15 +25,24 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def start_wandb(name: str, config: dict):
-    """Start a run of Weights & Biases on rank 0; raises UserError if the package is not there."""
-    if ranks.rank() > 0:
-        return None
+def start_tracker(package: str, out: Path, known_as: str, config: dict):
+    """Start a run of wandb or trackio, or go on with the one that is known so; returns it.
+
+    Raises UserError if the package is not there or does not start: nobody is logged in, for one.
+    """
+    # Trackio has wandb's words but no ids: it goes on with the run of a name.
+    named = {"name": f"{out} {known_as}"}
+    if package == "wandb":
+        named = {"name": str(out), "id": known_as}
     try:
-        import wandb
+        tracker = importlib.import_module(package)
+        return tracker.init(project="early-data-exposure", config=config, resume="allow", **named)
     except ImportError:
-        raise UserError("--wandb needs the wandb package, pip install wandb") from None
-    return wandb.init(project="early-data-exposure", name=name, config=config)
+        raise UserError(f"--{package} needs the {package} package, pip install {package}") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{package} does not start ({reason}), mend that or leave --{package} "
+                        "away") from error
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -67,8 +77,8 @@ def print_summary(entry: dict, seconds: float, losses: dict[str, Loss], facts: d
 class Report:
     """The bar and the log of one stage of so many steps."""
 
-    def __init__(self, stage: str, log: Path, step: int, steps: int, wandb: object):
-        self.stage, self.log, self.steps, self.wandb = stage, log, steps, wandb
+    def __init__(self, stage: str, log: Path, step: int, steps: int, tracker: object):
+        self.stage, self.log, self.steps, self.tracker = stage, log, steps, tracker
         self.shown = -math.inf                       # the clock may stand anywhere
         # None: tqdm looks itself whether standard error is a terminal.
         silent = None if ranks.rank() == 0 else True
@@ -87,11 +97,11 @@ class Report:
     def close(self) -> None:
         """Take the bar away; nothing more is noted."""
         self.bar.close()
-        if self.wandb:
-            self.wandb.finish()
+        if self.tracker:
+            self.tracker.finish()
 
     def note(self, line: dict[str, float]) -> None:
-        """Add a line to log.jsonl, and to Weights & Biases where that is asked for."""
+        """Add a line to log.jsonl, and to the tracker where there is one."""
         if ranks.rank() > 0:
             return
         try:
@@ -99,9 +109,13 @@ class Report:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise write_error(self.log, error) from error
-        if self.wandb:
-            values = {name: value for name, value in line.items() if name != "step"}
-            self.wandb.log(values, step=line["step"])
+        self._track(**line)
+
+    def sum_up(self, step: int, losses: dict[str, Loss], facts: dict[str, object]) -> None:
+        """Tell the tracker how a stage ended: all its losses, and the numbers among the facts, as λ."""
+        means = {name: loss.mean for name, loss in losses.items()}
+        numbers = {name: value for name, value in facts.items() if isinstance(value, float)}
+        self._track(step, **means, **numbers)
 
     def held_out(self, step: int, losses: dict[str, Loss]) -> None:
         """Note held-out losses and show them."""
@@ -122,6 +136,10 @@ class Report:
             self.shown = now
             left = timedelta(seconds=round(seconds_left))
             say("  ".join((self._place(step), *shown, f"{left} left")))
+
+    def _track(self, step: int, **values: float) -> None:
+        if self.tracker:
+            self.tracker.log(values, step=step)
 
     def _place(self, step: int) -> str:
         return f"{self.stage} step {step:,}/{self.steps:,}"

@@ -12,7 +12,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 from model import GPT, configure
-from run import loop, ranks
+from run import folder, loop, ranks
 from run.checkpoint import read_progress
 from run.device import gpus, mixed, pick_device, pick_dtype, preferred
 from run.files import UserError
@@ -225,6 +225,79 @@ def test_constant_buffers_are_not_exchanged_in_any_release_of_torch(monkeypatch)
     assert ranks.parallel(None) == (False, None)
     monkeypatch.setattr("run.ranks.DistributedDataParallel", older)
     assert ranks.parallel(None) is False
+
+
+# ---- watched by others
+
+class Tracker:
+    """A package as wandb is, that keeps what it is told: what a run was started with, its rows, its end."""
+    def __init__(self):
+        self.started, self.rows, self.finished = [], [], 0
+
+    def init(self, **known):
+        self.started.append(known)
+        return self
+
+    def log(self, values: dict, step: int):
+        self.rows.append({"step": step} | values)
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.fixture(params=["wandb", "trackio"])
+def tracker(request, monkeypatch):
+    """`--wandb` or `--trackio`, and what stands in for the package."""
+    package = Tracker()
+    monkeypatch.setitem(sys.modules, request.param, package)
+    return f"--{request.param}", package
+
+
+def test_a_tracker_gets_every_line_and_how_the_stage_ended(stage, tracker):
+    flag, package = tracker
+    stage("pretrain", f"--lam 1 --eval-every 12 {flag}")
+    assert package.rows[:-1] == log_of("pretrain") and package.finished == 1
+    done = report("pretrain")
+    means = {name: loss["mean"] for name, loss in done["losses"].items()}
+    shares = {name: done["lineage"][0][name] for name in ("lam", "alpha")}
+    assert package.rows[-1] == {"step": done["lineage"][0]["steps"]} | means | shares
+    assert package.started[0]["config"] == done["args"]
+
+    # L_pre is measured at the end only.
+    stage("posttrain", f"--max-tokens 2k {flag}")
+    assert set(package.rows[-1]) == {"step", "L_im", "L_pre"}
+
+
+def test_a_tracker_is_a_choice(stage):
+    run = stage("pretrain", "--wandb --trackio")
+    assert run.status == 2 and "not allowed with argument" in run.err
+
+
+def test_a_resumed_run_is_the_same_run_to_a_tracker_and_one_begun_anew_another(stage, tracker, monkeypatch):
+    flag, package = tracker
+    with monkeypatch.context() as patch:
+        die_at(patch, 13)
+        stage("pretrain", flag)
+    stage("pretrain", f"{flag} --resume")
+    stage("pretrain", f"{flag} --overwrite")
+    once, resumed, anew = (known.get("id", known["name"]) for known in package.started)
+    assert once == resumed != anew and {known["resume"] for known in package.started} == {"allow"}
+    assert files_of("pretrain") == {".lock", "ckpt.pt", "run.json", "log.jsonl", "tracked.id"}
+
+    # What the folder says is damaged: another run is better than none.
+    Path("out/pretrain/tracked.id").write_bytes(b"\xff\x00")
+    assert len(folder.read_tracked(Path("out/pretrain"), resumed=True)) == 8
+
+
+def test_a_tracker_that_does_not_start_is_one_line_before_anything_is_read(stage, tracker, monkeypatch):
+    flag, package = tracker
+
+    def refuse(**known):
+        raise RuntimeError("No API key configured.\nSee there")
+    monkeypatch.setattr(package, "init", refuse)
+    run = stage("pretrain", flag)
+    says = f"error: {flag[2:]} does not start (No API key configured.), mend that or leave {flag} away\n"
+    assert (run.status, run.err) == (2, says) and not Path("out").exists()
 
 
 # ---- bit for bit
