@@ -18,7 +18,7 @@ from data.tokens import fingerprint, load_tokenizer, open_corpus
 from model import GPT, PRESETS, SIZES, configure
 from run import ranks
 from run.files import refusing
-from run.flags import Parser, absolute, add_stage_flags, count, launch, positive, rate, share
+from run.flags import Parser, add_stage_flags, count, launch, positive, rate, share
 from run.loop import Run
 from run.report import say
 
@@ -46,8 +46,7 @@ def main():
     if run.finished():
         return
 
-    # The seed decides the initial weights, or --weights; what is random later depends on (seed, step).
-    pre_source, post_source = find_source(args.pre, args.text_field), find_source(args.post, args.text_field)
+    # The seed decides the initial weights, unless --weights does; what is random later depends on (seed, step).
     tokenizer = load_tokenizer(args.tokenizer)
     with refusing(ValueError):
         config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
@@ -59,6 +58,7 @@ def main():
         model = GPT(config)
 
     # Rank 0 turns the corpora into token files, the other ranks find them there.
+    pre_source, post_source = find_source(args.pre, args.text_field), find_source(args.post, args.text_field)
     with ranks.first():
         pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens or args.post_tokens)
         post = open_corpus("post", post_source, tokenizer, limit=args.post_tokens, loss_on=args.loss_on)
@@ -97,7 +97,7 @@ def parse(argv=None):
     parser.flag("post", str, "D_post, likewise", metavar="CORPUS")
     parser.flag("text-field", str, "their text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokenizer", str, "bytes, gpt2, a .tiktoken file, a folder with tokenizer.json", metavar="T")
-    parser.flag("weights", absolute, "start from a Hugging Face folder's Llama and tokenizer", metavar="DIR")
+    parser.flag("weights", str, "start from a Hugging Face folder's Llama and tokenizer", metavar="DIR")
     parser.flag("tokens", count, "tokens of D_pre to train on; 0, with --weights, only measures them")
     parser.flag("post-tokens", positive, "size of D_post in tokens, chosen all over its corpus")
 

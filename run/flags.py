@@ -70,11 +70,6 @@ def seed(text: str) -> int:
     return value
 
 
-def absolute(text: str) -> str:
-    """Read the path of something that must be found again from another folder."""
-    return str(Path(text).absolute())
-
-
 # ------------------------------------------------------------------------------------------------------------
 # The parser
 
