@@ -3,10 +3,12 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"pretrain", "posttrain", "finetune"}
@@ -129,3 +131,16 @@ def test_no_line_of_code_is_wider_than_110_columns():
     wide = [f"{name}:{number}" for name, path in FILES.items()
             for number, line in enumerate(path.read_text().splitlines(), start=1) if len(line) > 110]
     assert not wide
+
+
+# ---- what it needs
+
+def test_what_is_pinned_is_what_is_needed_and_of_its_range():
+    """requirements.txt is one environment of those that pyproject.toml allows: a lab's own torch is another."""
+    pins = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    pinned = {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = [Requirement(one) for one in project["dependencies"] + project["optional-dependencies"]["test"]]
+    assert {one.name for one in needed} == set(pinned)
+    for one in needed:
+        assert [bound.operator for bound in one.specifier] == [">="] and pinned[one.name] in one.specifier
