@@ -1,4 +1,4 @@
-"""What all figures share: colours, and empty panels. Unmixed runs are black, as in the paper."""
+"""What all topics share: colours, empty panels, numbers in a row. Unmixed runs are black, as in the paper."""
 
 from matplotlib.figure import Figure
 from numpy import ndarray
@@ -16,3 +16,8 @@ def panels(rows: int, columns: int, height: float) -> tuple[Figure, ndarray]:
     """Make a figure of 11 inches by `height`, and its axes."""
     figure = Figure(figsize=(11, height), layout="constrained")
     return figure, figure.subplots(rows, columns)
+
+
+def in_a_row(values: ndarray, form: str = "g") -> str:
+    """Write numbers with commas between them."""
+    return ", ".join(f"{value:{form}}" for value in values)

@@ -7,7 +7,7 @@ network that was pretrained for longer end worse once it is changed?
 * Noise of standard deviation γ on every weight: feature i pays if s_i > 2γ²d.
 * Fine-tuning for a time τ takes σ to φ(σ): feature i pays until φ(σ) passes s_i, if it ever does.
 
-Arrays (…, d) have the axis of features last. λ_reg is `reg`.
+Arrays (…, d) have the axis of features last. λ_reg is `reg`. n* is the number of features that is best.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, UNMIXED, panels
+from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, UNMIXED, in_a_row, panels
 from .dynamics import (Task, aligned_factors, anchor, descend, descend_matrices, elapsed, flow, in_bases,
                        loss, matrix_loss, matrix_moments, rotation)
 from .window import half_crossing, half_times, start_of
@@ -43,7 +43,7 @@ def noisy_loss(sigma: ndarray, gamma: float) -> ndarray:
 
 
 def paying_features(gamma: float) -> int:
-    """Count the features that pay under noise, T* = #{s_i > 2γ²d}.
+    """Count the features that pay under noise, n* = #{s_i > 2γ²d}.
 
     Feature i takes s_i² from the loss and adds 2γ²d·s_i. On the way (σ − s)² + 2γ²dσ is least at σ = s − γ²d
     and then rises by (γ²d)²: the loss ripples.
@@ -61,8 +61,8 @@ def fine_tuning_task(sigma: ndarray, s_ft: ndarray, reg: float) -> Task:
 def fine_tuned(sigma: ndarray, s_ft: ndarray, tau: float, reg: float, eta: float | None = None) -> ndarray:
     """Fine-tune σ (…, d) for a time τ: φ(σ) by gradient flow, or by descent at rate eta.
 
-    σ̇ = 4σ(s_ft + λσ₀ − (1 + λ)σ) from σ₀ is logistic and tends to (s_ft + λσ₀)/(1 + λ). The right side does
-    not fall with σ₀, and paths of one equation do not cross: φ is increasing.
+    σ̇ = 4σ(s_ft + λ_reg·σ₀ − (1 + λ_reg)σ) from σ₀ is logistic and tends to (s_ft + λ_reg·σ₀)/(1 + λ_reg).
+    The right side does not fall with σ₀, and paths of one equation do not cross: φ is increasing.
     """
     task = fine_tuning_task(sigma, s_ft, reg)
     return flow(sigma, task, tau) if eta is None else descend(sigma, task, tau, eta)
@@ -229,7 +229,7 @@ def tell(found: Found) -> None:
     for gamma, noise in found.noise.items():
         apart = np.abs(noise.measured / noise.predicted[DOTS] - 1).max()
         print(f"noise γ = {gamma:g}: L_pre within {apart:.1%} of the formula, "
-              f"least with {noise.learned} of {D} features, T* = {paying_features(gamma)}")
+              f"least with {noise.learned} of {D} features, n* = {paying_features(gamma)}")
 
     # Fine-tuning: the loss, the inflections, and the best time to stop pretraining.
     for (tau, reg), ft in found.fine_tuning.items():
@@ -249,11 +249,6 @@ def tell(found: Found) -> None:
     for name, ranks in found.ranks.items():
         print(f"  s_ft {name}: forgotten {in_a_row(ranks.forgotten.round(2) + 0.0, '.2f')}, "
               f"L_pre {in_a_row(ranks.L_pre, '.2f')}")
-
-
-def in_a_row(values: ndarray, form: str = "g") -> str:
-    """Write numbers with commas between them."""
-    return ", ".join(f"{value:{form}}" for value in values)
 
 
 def draw(found: Found) -> Figure:
@@ -282,7 +277,7 @@ def draw_noise(noises: dict[float, Noise], axis: Axes) -> None:
     for (gamma, noise), colour in zip(noises.items(), COLOURS):
         least = noise.predicted.argmin()
         paying = paying_features(gamma)
-        axis.plot(TIMES, noise.predicted, color=colour, label=f"γ = {gamma:g}, T* = {paying} features")
+        axis.plot(TIMES, noise.predicted, color=colour, label=f"γ = {gamma:g}, n* = {paying} features")
         axis.plot(TIMES[DOTS], noise.measured, ".", color=colour, ms=5)
         axis.plot(TIMES[least], noise.predicted[least], color=colour, **STAR)
     axis.set(title="after noise γ on every weight")

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, UNMIXED, panels
+from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, UNMIXED, in_a_row, panels
 from .dynamics import Moments, rotation
 
 D = 20
@@ -45,8 +45,13 @@ def risk(rho, ratio):
 
 
 def best_replay(ratio):
-    """Compute ρ* = n₀/(n + n₀), where the risk is least. A parabola is symmetric: replay helps up to 2ρ*."""
+    """Compute ρ* = n₀/(n + n₀), where the risk is least."""
     return ratio / (1 + ratio)
+
+
+def helps_to(ratio):
+    """Compute up to which ρ replay helps, 2ρ* as a parabola is symmetric; all of them if n ≤ n₀."""
+    return np.minimum(2 * best_replay(ratio), 1)
 
 
 def multiplier(ratio):
@@ -65,13 +70,13 @@ def samples_without_replay(risk, noise):
 def gaussian_multiplier(n, n_0):
     """Compute M for Gaussian inputs and θ_t − θ_g in a random direction, to leading order in d.
 
-    Ridge is Bayes' posterior mean then, at the same ρ*, with the risk σ²·E tr(XᵀX + n₀)⁻¹ = σ²(d/n)m. For
-    many directions 1/m = κ + 1/(1 + cm), κ = n₀/n, c = d/n (Marchenko, Pastur).
+    Ridge is Bayes' posterior mean then, at the same ρ*, with the risk σ²·E tr(XᵀX + n₀)⁻¹ = σ²·y·m, y = d/n.
+    For many directions 1/m = n₀/n + 1/(1 + ym) (Marchenko, Pastur).
     """
-    kappa, c = n_0 / n, D / n
-    half = (1 - c + kappa) / 2
-    m = (np.sqrt(half ** 2 + c * kappa) - half) / (c * kappa)
-    return samples_without_replay(risk=D / n * m, noise=1) / n
+    ratio, y = n_0 / n, D / n
+    half = (1 - y + ratio) / 2
+    m = (np.sqrt(half ** 2 + y * ratio) - half) / (y * ratio)
+    return samples_without_replay(risk=y * m, noise=1) / n
 
 
 # ---- the whole schedule, direction by direction
@@ -93,16 +98,17 @@ TIME = 8.0                               # learning rate × steps on target data
 TARGET = 1 / 16                          # share of all steps that are on target data
 
 
-def fitted(s: Spectrum, alpha, rho, withheld=False, eta: float | None = None) -> ndarray:
-    """Compute f (…, d), how much of the way from θ_g to the target's fit a schedule goes; α, ρ, withheld (…).
+def fitted(s: Spectrum, late, rho, withheld=False, eta: float | None = None) -> ndarray:
+    """Compute f (…, d), how much of the way from θ_g to the target's fit a schedule goes.
 
-    As in the paper, all schedules have the same steps, and the same on target data. Stage 2 has a share α of
-    the latter and replay ρ; the rest is mixed into Stage 1, or withheld. By flow, or descent at up to eta.
-    Without generic data in a direction, and nothing withheld, f = 1 − e^(−2a·TIME) whatever α and ρ.
+    As in the paper, all schedules have the same steps, and the same on target data. A share `late` (…) of the
+    latter is left for Stage 2, which has replay ρ (…); the rest is mixed into Stage 1, or `withheld` (…). By
+    flow, or descent at up to eta. Without generic data in a direction, and nothing withheld, f = 1 −
+    e^(−2a·TIME) whatever late and ρ are.
     """
-    alpha, rho, withheld = (np.asarray(value)[..., None] for value in (alpha, rho, withheld))
-    last = TARGET * alpha / (1 - rho)
-    early = np.where(withheld, 0, TARGET * (1 - alpha) / (1 - last))
+    late, rho, withheld = (np.asarray(value)[..., None] for value in (late, rho, withheld))
+    last = TARGET * late / (1 - rho)
+    early = np.where(withheld, 0, TARGET * (1 - late) / (1 - last))
     f = train(np.zeros_like(s.a), s, early, (1 - last) * TIME / TARGET, eta)
     return train(f, s, 1 - rho, last * TIME / TARGET, eta)
 
@@ -143,13 +149,13 @@ def oracle(s: Spectrum, ratio) -> ndarray:
 # ---- what is seen: the formulas against samples and descent
 
 RATIOS = (0, 0.25, 1, 2)                 # n₀/n
-RHOS = np.linspace(0, 0.95, 20)
-DRAWS = 200
+RHOS = np.linspace(0, 1, 21)
+DRAWS = 1_000
 N_0 = 2 * D
 POOLS = D * np.array([0.5, 1, 1.5, 2, 3, 5, 10])
 ETA = 0.02
-ALPHAS = np.geomspace(1 / 1024, 1, 101)  # 10 to a halving
-FINE_RHOS = np.linspace(0, 0.93, 94)
+LATES = np.geomspace(1 / 1024, 1, 101)   # shares of target data that are left for Stage 2, 10 to a halving
+FINE_RHOS = np.linspace(0, 0.93, 94)     # from 1 − TARGET on all steps would be Stage 2's
 ALIKE = spectrum(np.ones(1), 1, 1)
 FALLING = np.geomspace(1, 0.1, D)
 OWN = np.arange(D) % 4 == 0              # directions of the target alone
@@ -160,12 +166,12 @@ SPECTRA = {
     "a = g, falling": spectrum(FALLING, FALLING, 1),
     "δ² ∝ g": spectrum(1, FALLING, FALLING),
 }
-ARMS = {                                 # α, ρ, and whether target data are withheld from Stage 1
+ARMS = {                                 # late, ρ, and whether target data are withheld from Stage 1
     "neither": (1, 0, False),
     "replay": (1, FINE_RHOS[:, None], False),
-    "stopped early": (ALPHAS, 0, True),
-    "early exposure": (ALPHAS, 0, False),
-    "both": (ALPHAS, FINE_RHOS[:, None], False),
+    "stopped early": (LATES, 0, True),
+    "early exposure": (LATES, 0, False),
+    "both": (LATES, FINE_RHOS[:, None], False),
 }
 
 
@@ -176,13 +182,13 @@ class Pools(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """Hold the least risk of a kind of schedule, by flow, and what descent has at the same α and ρ."""
+    """Hold the least risk of a kind of schedule, by flow, and what descent has at the same late and ρ."""
     predicted: float
     measured: float
 
 
 class Exposure(NamedTuple):
-    """Hold the best ρ at each of ALPHAS: by flow, by descent, and by flow with data withheld from Stage 1."""
+    """Hold the best ρ at each of LATES: by flow, by descent, and by flow with data withheld from Stage 1."""
     predicted: ndarray
     measured: ndarray
     withheld: ndarray
@@ -238,21 +244,21 @@ def gaussian_pools(rng: np.random.Generator) -> Pools:
 def best_arms(s: Spectrum) -> dict[str, Arm]:
     """Find the least risk of every kind of schedule at n = n₀, and train it by descent."""
     found = {}
-    for name, (alphas, rhos, withheld) in ARMS.items():
-        risks = risk_of(fitted(s, alphas, rhos, withheld), s, ratio=1)
-        alpha, rho = (grid.flat[risks.argmin()] for grid in np.broadcast_arrays(alphas, rhos))
-        by_descent = fitted(s, alpha, rho, withheld, ETA)
+    for name, (lates, rhos, withheld) in ARMS.items():
+        risks = risk_of(fitted(s, lates, rhos, withheld), s, ratio=1)
+        late, rho = (grid.flat[risks.argmin()] for grid in np.broadcast_arrays(lates, rhos))
+        by_descent = fitted(s, late, rho, withheld, ETA)
         found[name] = Arm(predicted=risks.min(), measured=risk_of(by_descent, s, ratio=1))
     return found
 
 
 def after_exposure() -> dict[float, Exposure]:
-    """Find the best ρ at each of ALPHAS, where all directions are alike."""
+    """Find the best ρ at each of LATES, where all directions are alike."""
     # f does not depend on the noise, so all ratios share it.
     rhos = FINE_RHOS[:, None]
-    by_flow = fitted(ALIKE, ALPHAS, rhos)
-    by_descent = fitted(ALIKE, ALPHAS, rhos, eta=ETA)
-    withheld = fitted(ALIKE, ALPHAS, rhos, withheld=True)
+    by_flow = fitted(ALIKE, LATES, rhos)
+    by_descent = fitted(ALIKE, LATES, rhos, eta=ETA)
+    withheld = fitted(ALIKE, LATES, rhos, withheld=True)
     found = {}
     for ratio in RATIOS[1:]:
         best = [FINE_RHOS[risk_of(f, ALIKE, ratio).argmin(0)] for f in (by_flow, by_descent, withheld)]
@@ -263,7 +269,7 @@ def after_exposure() -> dict[float, Exposure]:
 # ---- what is printed and drawn
 
 COLOURS = dict(zip(RATIOS, (UNMIXED, BLUE, ORANGE, RED)))
-SHOWN = slice(None, -61, -10)            # of ALPHAS: 1, 1/2, …, 1/32
+SHOWN = slice(None, -61, -10)            # of LATES: 1, 1/2, …, 1/32
 ARM_MARKS = {
     "neither": dict(color=UNMIXED, marker="o"),
     "replay": dict(color=MIXED, marker="o", ms=9),
@@ -275,14 +281,14 @@ ARM_MARKS = {
 
 def tell(found: Found) -> None:
     """Print what is predicted beside what is measured, and the risk that each kind of schedule comes to."""
-    # Beyond its least the measured risk rises, and passes what it was without replay.
+    # Beyond its least the measured risk rises, and may pass what it was without replay.
     for ratio, measured in found.risks.items():
         least = measured.argmin()
         apart = np.abs(measured - risk(RHOS, ratio)).max()
         helps = np.interp(measured[0], measured[least:], RHOS[least:])
         print(f"replay, n₀/n = {ratio:g}: risk within {apart:.3f} of the formula; "
               f"ρ* {best_replay(ratio):.2f}, measured {RHOS[least]:.2f}; "
-              f"helps to {min(2 * best_replay(ratio), RHOS[-1]):.2f}, measured {helps:.2f}")
+              f"helps to {helps_to(ratio):.2f}, measured {helps:.2f}")
 
     # M is 1 + n₀/n only for many samples.
     for n, rho, measured in zip(POOLS, *found.pools):
@@ -301,15 +307,10 @@ def tell(found: Found) -> None:
     print(f"by descent within {max(off):.3f}")
 
     # The share of target data that is left for Stage 2 falls along a row.
-    print(f"best ρ, the share of target data in Stage 2 being {in_a_row(ALPHAS[SHOWN])}:")
+    print(f"best ρ, the share of target data left for Stage 2 being {in_a_row(LATES[SHOWN])}:")
     for ratio, exposure in found.exposure.items():
-        by_flow, by_descent, withheld = (in_a_row(rho[SHOWN]) for rho in exposure)
+        by_flow, by_descent, withheld = (in_a_row(rho[SHOWN], ".2f") for rho in exposure)
         print(f"  n₀/n = {ratio:g}: {by_flow}; by descent {by_descent}; the rest withheld {withheld}")
-
-
-def in_a_row(values: ndarray) -> str:
-    """Write numbers with commas between them."""
-    return ", ".join(f"{value:.2g}" for value in values)
 
 
 def draw(found: Found) -> Figure:
@@ -322,9 +323,10 @@ def draw(found: Found) -> Figure:
         upper_left.plot(rho, risk(rho, ratio), color=colour, label=f"n₀/n = {ratio:g}")
         upper_left.plot(RHOS, measured, ".", color=colour)
         upper_left.plot(best, risk(best, ratio), "*", color=colour, mec="black", mew=0.5, ms=13)
-        upper_left.plot(2 * best, risk(2 * best, ratio), "^", color=colour, mec="black", mew=0.5, ms=7)
+        if 2 * best <= 1:
+            upper_left.plot(2 * best, risk(2 * best, ratio), "^", color=colour, mec="black", mew=0.5, ms=7)
     upper_left.set(title="orthogonal inputs; stars: ρ*, triangles: 2ρ*", xlabel="ρ, share of replay",
-                   ylabel="risk / b", xlim=(-0.03, 1.03))
+                   ylabel="risk / b")
 
     # Gaussian inputs.
     n = D * np.geomspace(0.4, 12, 100)
@@ -345,15 +347,17 @@ def draw(found: Found) -> Figure:
     lower_left.set_yticks(rows, SPECTRA)
     lower_left.set(title="the best of each kind of schedule, n = n₀", xlabel="risk / b", ylim=(4.5, -0.5))
 
-    # The lines are by flow, the dots by descent.
+    # The lines are by flow, the dots by descent. Two lines without points name both kinds in the legend.
     for ratio, exposure in found.exposure.items():
         colour = COLOURS[ratio]
-        lower_right.plot(ALPHAS, exposure.predicted, color=colour, label=f"n₀/n = {ratio:g}")
-        lower_right.plot(ALPHAS, exposure.withheld, color=colour, ls="dotted")
-        lower_right.plot(ALPHAS[::5], exposure.measured[::5], ".", color=colour)
+        lower_right.plot(LATES, exposure.predicted, color=colour, label=f"n₀/n = {ratio:g}")
+        lower_right.plot(LATES, exposure.withheld, color=colour, ls="dotted")
+        lower_right.plot(LATES[::5], exposure.measured[::5], ".", color=colour)
+    lower_right.plot([], color=UNMIXED, label="the rest is mixed into Stage 1")
+    lower_right.plot([], color=UNMIXED, ls="dotted", label="the rest is withheld")
     lower_right.set_xscale("log", base=2)
-    lower_right.set(title="replay after early exposure; dotted: that is withheld", ylabel="best ρ",
-                    xlabel="α, share of target data in Stage 2", xlim=(1 / 72, 1.1))
+    lower_right.set(title="best share of replay after early exposure", ylabel="best ρ",
+                    xlabel="share of target data that is left for Stage 2", xlim=(1 / 72, 1.1))
     for axis in (upper_left, upper_right, lower_right):
         axis.legend(fontsize=8)
     lower_left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.7, 0.6))
