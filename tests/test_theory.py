@@ -365,7 +365,7 @@ def error_of(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [
-    ["--alpha", "1.5"], ["--depth", "1"], ["--eta", "1"], ["--beta", "x"], ["--bogus"], ["--steps", "0"],
+    ["--alpha", "1.5"], ["--alpha", "0"], ["--depth", "1"], ["--eta", "1"], ["--beta", "x"], ["--bogus"], ["--steps", "0"],
     ["--T", "0"], ["--T", "nan"], ["--k", "4"], ["--post", "0"], ["--depth", "4", "--invariant", "1e300"],
     ["--reg", "-1"], ["--replay", "1"], ["--seed", "-1"], ["lemmas"]])
 def test_bad_values_give_one_line(flags, error_of):

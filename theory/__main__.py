@@ -287,8 +287,8 @@ def refuse_bad(s: Setting, eta: float) -> None:
         fail("--k must be at least 1 and --n at least twice that")
 
     # Shares are of a stream, rates and times are above 0.
-    if not 0 <= s.alpha <= 1:
-        fail(f"--alpha {s.alpha:g} is not a share, from 0 to 1")
+    if not 0 < s.alpha <= 1:
+        fail(f"--alpha {s.alpha:g} is not above 0 and at most 1; the unmixed run, with 0, is there besides")
     if not 0 <= s.replay < 1:
         fail(f"--replay {s.replay:g} is not a share, from 0 to below 1")
     if min(*sigmas, s.c_mis) <= 0 or max(sigmas) > 1e100:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from .dynamics import (INCONSISTENT, SPECIALIZED, Setting, descend, descend_matrices, in_bases, matrix_loss,
-                       stage_1, stage_2, tasks, unmixed)
+from .dynamics import (INCONSISTENT, SPECIALIZED, Setting, Task, descend, descend_matrices, in_bases, loss,
+                       matrix_loss, stage_1, stage_2, tasks, unmixed)
 from .theorems import (LONGEST, UNMOVED, Check, enough_time, factors_of, fixed_bases, fixed_point,
                        held_stage_2, mixture_target, moments_in, safe_epsilon)
 from .window import clock, half_crossing
@@ -84,8 +84,8 @@ def isolation(s: Setting, eta: float) -> list[Check]:
     """Check that from exact rank Stages 2 and 3 move what they find, and nothing else (C.13 to C.17).
 
     After K steps each, σ is within ε of its fixed point. So Δ_unmixed is at least
-    k((c − ε)² − (d + ε)² − 4βε) with c = c_mis, where d is the distance that λ_reg and replay leave between
-    Stage 2's fixed point and σ_post. Without them it is the paper's k(c² − 2cε − 4βε).
+    k((c_mis − ε)² − (d + ε)² − 4βε), where d is the distance that λ_reg and replay leave between Stage 2's
+    fixed point and σ_post. Without them it is the paper's k(c_mis² − 2c_mis·ε − 4βε).
     """
     # Stage 3 starts between Stage 2's start and its fixed point; from the lower of them it takes longest.
     epsilon = safe_epsilon(s)
@@ -107,7 +107,7 @@ def isolation(s: Setting, eta: float) -> list[Check]:
     return [
         Check("C.13–C.15", "unmixed: θ is within ε after K steps of Stage 2", float(error), "≤", epsilon),
         Check("C.15", "mixed: θ does not move in as many", float(change), "<", UNMOVED),
-        Check("C.17", "Δ_unmixed at least k((c − ε)² − (d + ε)² − 4βε) after K steps each",
+        Check("C.17", "unmixed, K steps each: Δ at least k((c_mis − ε)² − (d + ε)² − 4βε)",
               float(forgetting), "≥", s.k * bound),
     ]
 
@@ -163,7 +163,7 @@ class Erratum(NamedTuple):
 
 
 def errata(s: Setting, eta: float = 0.01) -> list[Erratum]:
-    """Compare print with the derivation and with training at a scalar setting; nan is what takes too long."""
+    """Compare print with derivation and training at a scalar setting, α > 0; nan is what takes too long."""
     found = [*errata_of_targets(s, eta), *errata_of_assumptions(s, eta)]
     if s.depth == 2:
         found += errata_of_times(s, eta)
@@ -181,7 +181,7 @@ def errata_of_targets(s: Setting, eta: float) -> list[Erratum]:
 
     held = held_stage_2(s, eta)
     return [
-        Erratum("(2)", "its square of s = σ_pre: where the inconsistent block ends on D_pre",
+        Erratum("Eq. (2)", "its square of s = σ_pre: where the inconsistent block ends on D_pre",
                 s.pre ** 2, s.pre, end_of(INCONSISTENT, tasks(s).pre, s.pre)),
         Erratum("C.10", "where the specialized block ends on the mixture",
                 s.alpha * s.beta, s.beta, end_of(SPECIALIZED, stage_1(s), s.alpha * s.beta)),
@@ -207,7 +207,7 @@ def errata_of_assumptions(s: Setting, eta: float) -> list[Erratum]:
                 s.invariant / s.beta, threshold, least_alpha(s, eta)),
         Erratum("5.1", "least α of any setting that the assumptions allow",
                 "any", 2 / 3, least_alpha(limit, eta)),
-        Erratum("5", "its sign, σ_post > σ_pre: T/(2m) over T/(2σ_pre)",
+        Erratum("Section 5", "its sign, σ_post > σ_pre: T/(2m) over T/(2σ_pre)",
                 "over 1", float(signed.pre / mixture_target(signed)), stopping_times_ratio(signed, eta)),
     ]
 
@@ -245,14 +245,6 @@ def stopping_times_ratio(s: Setting, eta: float) -> float:
 @np.errstate(divide="ignore")
 def errata_of_times(s: Setting, eta: float) -> list[Erratum]:
     """Tell how exact and how long: C.13's ε and K, C.15's 0, and C.16's unit that is not aligned."""
-    # C.17's bound falls in ε, so halving finds where it passes 0.
-    c, beta = s.c_mis, np.float64(s.beta)
-    low, high = 0.0, c
-    for _ in range(60):
-        middle = (low + high) / 2
-        positive = c ** 2 - 2 * c * middle - 4 * beta * middle > 0
-        low, high = (middle, high) if positive else (low, middle)
-
     # K is printed with λ_reg for η, so a Stage 2 with λ_reg it is.
     held = held_stage_2(s, eta)
     time = enough_time(s.pre, held.end, safe_epsilon(s), held.reg)
@@ -264,14 +256,42 @@ def errata_of_times(s: Setting, eta: float) -> list[Erratum]:
     learned_at = np.nan
     if 2 * strikes <= LONGEST * eta:
         path = descend(s.sigma_0, tasks(s).post, 2 * strikes, eta, record=True)
-        learned_at = half_crossing(path[:, SPECIALIZED], beta, eta * np.arange(len(path)))
+        learned_at = half_crossing(path[:, SPECIALIZED], np.float64(s.beta), eta * np.arange(len(path)))
+    c, beta = np.float64(s.c_mis), s.beta
     takeover = takeover_rate(s, eta)
     return [
-        Erratum("C.13", "ε below which C.17's k(c² − 2cε − 4βε) is above 0",
-                float(c / (2 * c - 4 * beta)), float(c ** 2 / (2 * c + 4 * beta)), float(low)),
+        Erratum("C.13", "ε that leaves Δ_unmixed > 0; measured: the largest that does",
+                float(c / (2 * c - 4 * beta)), float(c ** 2 / (2 * c + 4 * beta)), largest_epsilon(s, eta)),
         Erratum("C.13", f"λ_reg = {held.reg:g}: K that suffices; measured: steps needed",
                 time / held.reg, time / held.eta, float(needed)),
         Erratum("C.15", f"Stage-2 time that learns a 0 of e^(−T); C.13 takes {given:.3g}",
                 "never", float(strikes), float(learned_at)),
         Erratum("C.16", "rate at which a misaligned unit is taken over", 0.0, takeover.right, takeover.left),
     ]
+
+
+def largest_epsilon(s: Setting, eta: float) -> float:
+    """Measure the ε from which on Stages 2 and 3 that end when σ is within ε of its target forget nothing.
+
+    The unmixed run starts at exact rank, and has no λ_reg or replay (C.13, C.17).
+    """
+    # A run that takes its time passes every ε: the losses that it would end with stand along its path.
+    near = safe_epsilon(s)
+    in_2, in_3 = enough_time(s.pre, s.post, near), enough_time(min(s.pre, s.post), s.ft, near)
+    if max(in_2, in_3) > LONGEST * eta:
+        return np.nan
+    post, ft = tasks(s).post, tasks(s).ft
+    to_post = descend(np.array([s.invariant, s.pre, 0]), post, in_2, eta, record=True)
+    to_ft = descend(to_post[-1], ft, in_3, eta, record=True)
+
+    # L_im grows with ε and L_ret falls. Where a stage starts within ε it takes no step.
+    epsilons = np.linspace(near, max(abs(s.pre - s.post), abs(s.ft - s.post)), 10_001)
+    L_im = loss_at(epsilons, to_post, s.post, post, s)
+    L_ret = loss_at(epsilons, to_ft, s.ft, post, s)
+    return float(epsilons[L_ret > L_im].max(initial=0))
+
+
+def loss_at(epsilons: ndarray, path: ndarray, target: float, task: Task, s: Setting) -> ndarray:
+    """Read off a task's loss (m,) where a path's inconsistent block comes within each of `epsilons` (m,)."""
+    distance = np.abs(path[::-1, INCONSISTENT] - target)
+    return np.interp(epsilons, distance, loss(path[::-1], task, s.counts))

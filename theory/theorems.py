@@ -30,7 +30,7 @@ class Check(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Judge the relation: ≥ and ≤ but for rounding. What is nan was not measured, and does not hold."""
+        """Judge the relation, ≥ and ≤ but for rounding. What is nan was not measured, and does not hold."""
         left, right = self.left, self.right
         rounding = 1e-12 * (1 + abs(right))
         if self.relation == "<":
@@ -41,7 +41,7 @@ class Check(NamedTuple):
             return bool(left <= right + rounding)
         if self.relation == "≥":
             return bool(left >= right - rounding)
-        return bool(left == right or abs(left - right) <= self.within * abs(right))
+        return bool(np.isfinite(right) and abs(left - right) <= self.within * abs(right))
 
 
 # ---- arithmetic on the setting's numbers
@@ -84,7 +84,7 @@ def enough_time(start: float, end: float, epsilon: float, reg: float = 0) -> flo
 # ---- the theorems
 
 def theorems(s: Setting, eta: float = 0.01, ideal: bool = False) -> list[Check]:
-    """Check Theorems 5.1 to 5.3 at a scalar setting by gradient descent with learning rate eta.
+    """Check Theorems 5.1 to 5.3 at a scalar setting with α > 0, by gradient descent with learning rate eta.
 
     `ideal` takes Stage 1's result to exact rank, as the theorems do; else it is what training to t_pre left.
     """
@@ -100,14 +100,10 @@ def theorems(s: Setting, eta: float = 0.01, ideal: bool = False) -> list[Check]:
 
 def theorem_5_1(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
     """Check that early exposure makes Stage 1 learn the specialized, not the inconsistent block (C.10)."""
-    # αβ may be 0: then the clock never strikes.
-    m = float(mixture_target(s))
-    with np.errstate(divide="ignore"):
-        specialized_at, inconsistent_at = clock(s.T, s.depth) / np.array([s.alpha * s.beta, m])
-
     # Stage 1 may end before both blocks are learned, so their order is seen in a longer one.
-    awaited = [time for time in (specialized_at, inconsistent_at) if np.isfinite(time)]
-    longest = min(2 * max(*awaited, s.t_pre), LONGEST * eta)
+    m = float(mixture_target(s))
+    specialized_at, inconsistent_at = clock(s.T, s.depth) / np.array([s.alpha * s.beta, m])
+    longest = min(2 * max(specialized_at, inconsistent_at, s.t_pre), LONGEST * eta)
     path = descend(s.sigma_0, stage_1(s), longest, eta, s.depth, record=True)
     ends = np.array([s.invariant, m, s.beta])
     learned_at = half_crossing(path, ends, eta * np.arange(len(path)))
@@ -132,7 +128,7 @@ def theorem_5_1(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
 
 
 class Held(NamedTuple):
-    """Hold a Stage 2 with λ_reg > 0, from an unmixed θ_pre of exact rank to near its fixed point."""
+    """Hold a Stage 2 with λ_reg > 0, which starts at exact rank, unmixed, and ends near its fixed point."""
     reg: float                           # the setting's λ_reg, or 1
     eta: float
     path: ndarray                        # (steps + 1,) σ of the inconsistent block
@@ -157,7 +153,7 @@ def held_stage_2(s: Setting, eta: float) -> Held:
 
 def theorem_5_2(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
     """Check that Stage 2 leaves each run with the one block that its Stage 1 learned (C.14, C.15)."""
-    # Without λ_reg the fixed point is as printed, so there is a Stage 2 with one besides the setting's own.
+    # C.14 is about λ_reg, which the setting may not have: a Stage 2 of its own has one.
     end = fixed_point(s, s.pre)
     held = held_stage_2(s, eta)
     return [
@@ -169,7 +165,7 @@ def theorem_5_2(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
               mixed.theta_post[SPECIALIZED], ">", s.beta / 2),
         Check("5.2, C.15", "mixed: inconsistent not learned after Stage 2, σ < σ_post/2",
               mixed.theta_post[INCONSISTENT], "<", s.post / 2),
-        Check("C.14", f"λ_reg = {held.reg:g}: Stage 2 ends at (s + λσ_pre)/(1 + λ) (printed: s)",
+        Check("C.14", f"λ_reg = {held.reg:g}: Stage 2 ends at (s + λ_reg·σ_pre)/(1 + λ_reg)",
               held.path[-1], "≈", held.end, within=1e-3),
         Check("5.2", "Stage 2 raises D_pre's loss less in the mixed run",
               rise_on_pre(s, mixed), "<", rise_on_pre(s, alone)),
