@@ -1,7 +1,9 @@
 """The theorems: in and outside their window, under mutations, and print; no frontier shift."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -385,6 +387,13 @@ def test_what_is_measured_is_as_derived_and_not_as_printed(change):
             assert measured == pytest.approx(derived, rel=0.2 if "T/(2m)" in erratum.quantity else 0.03)
         if not isinstance(erratum.printed, str):
             assert abs(measured - erratum.printed) > 0.04 * abs(derived)
+
+
+def test_readme_has_every_erratum_under_the_name_that_the_command_prints():
+    readme = (Path(__file__).parent.parent / "theory" / "README.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", readme.partition("where | number |")[2], re.MULTILINE)
+    found = errata(STANDARD, COARSE)
+    assert rows[:len(found)] == [(erratum.place, erratum.quantity) for erratum in found]
 
 
 def test_errata_by_hand():

@@ -107,7 +107,7 @@ def isolation(s: Setting, eta: float) -> list[Check]:
     return [
         Check("C.13–C.15", "unmixed: θ is within ε after K steps of Stage 2", float(error), "≤", epsilon),
         Check("C.15", "mixed: θ does not move in as many", float(change), "<", UNMOVED),
-        Check("C.17", "unmixed, K steps each: Δ at least k((c_mis − ε)² − (d + ε)² − 4βε)",
+        Check("C.17", "unmixed, K steps: Δ at least k((c_mis − ε)² − (d + ε)² − 4βε)",
               float(forgetting), "≥", s.k * bound),
     ]
 
@@ -181,7 +181,7 @@ def errata_of_targets(s: Setting, eta: float) -> list[Erratum]:
 
     held = held_stage_2(s, eta)
     return [
-        Erratum("Eq. (2)", "its square of s = σ_pre: where the inconsistent block ends on D_pre",
+        Erratum("Eq. (2)", "square of s = σ_pre: where the inconsistent block ends on D_pre",
                 s.pre ** 2, s.pre, end_of(INCONSISTENT, tasks(s).pre, s.pre)),
         Erratum("C.10", "where the specialized block ends on the mixture",
                 s.alpha * s.beta, s.beta, end_of(SPECIALIZED, stage_1(s), s.alpha * s.beta)),
