@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -333,13 +333,14 @@ def test_random_small_weights_come_near_the_aligned_theory(rng):
 def test_command_prints_the_verdicts_and_draws(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(figures, "MAP", 8)
     monkeypatch.setattr(sys, "argv", ["theory", "theorems", "--out", str(tmp_path), "--eta", "0.02"])
+    (tmp_path / "another.png").touch()
     command.main()
     printed = capsys.readouterr().out
     assert "assumptions: all hold" in printed and " NO" not in printed and printed.count("yes") == 45
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["alpha.png", "departures.png", "frontier.png", "matched.png", "stages.png", "times.png",
-                     "window.png"]
-    assert printed.endswith(" ".join(names) + "\n")
+    names = ["alpha.png", "departures.png", "frontier.png", "matched.png", "stages.png", "times.png",
+             "window.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "another.png"])
+    assert printed.endswith(f"figures: {tmp_path}/ {' '.join(names)}\n")
 
 
 def test_topics_are_told_one_by_one(tmp_path, capsys, monkeypatch):
@@ -348,6 +349,32 @@ def test_topics_are_told_one_by_one(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert printed.index("---- substitutes") < printed.index("---- overtraining")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["overtraining.png", "substitutes.png"]
+
+
+def test_what_replay_and_the_penalty_do_to_L_ret_is_printed(capsys):
+    found = figures.runs_over_alpha(STANDARD, 0.02)
+    command.print_over_alpha(found)
+    as_set, replayed, held = capsys.readouterr().out.splitlines()
+    assert "L_ret nowhere" not in as_set + replayed + held and "lowers" not in as_set
+    above = found["λ_reg = 0.3"].L_ret - found["as set"].L_ret
+    assert f"lowers L_ret by up to {-above.min():.2f} (α = 0.7" in held
+    assert f"raises L_ret by up to {above.max():.2f} (α = 0.00)" in held
+    assert above[0] == above.max() > 1.5
+
+    # A variant that never lowers it says so, and no sign stands before a 0.
+    command.print_over_alpha({"as set": found["as set"], "the same": found["as set"]})
+    assert "it lowers L_ret nowhere and raises L_ret nowhere" in capsys.readouterr().out
+
+
+def test_departures_are_printed_for_both_runs(capsys):
+    rates, many = np.array([0.2, 0.1, 0.05, 0.025]), np.ones((6, 4))
+    unmixed_run = figures.Departures(rates, 3 * rates, many * np.array([9, 7, 5, 4, 3, 2])[:, None], many)
+    command.print_departures({"unmixed": unmixed_run, "mixed": unmixed_run._replace(by_rate=rates)}, STANDARD)
+    printed = capsys.readouterr().out
+    assert "unmixed: descent − flow 0.6 at --eta 0.2, 0.3 at half" in printed
+    assert "mixed: descent − flow 0.2 at --eta 0.2, 0.1 at half" in printed
+    assert printed.count("samples − population 9 at N = 300, 2 at 100,000") == 2
+    assert printed.count("random − aligned start 1 at T = 5, 1 at 12") == 2
 
 
 @pytest.fixture
@@ -367,9 +394,19 @@ def error_of(capsys, monkeypatch):
 @pytest.mark.parametrize("flags", [
     ["--alpha", "1.5"], ["--alpha", "0"], ["--depth", "1"], ["--eta", "1"], ["--beta", "x"], ["--bogus"], ["--steps", "0"],
     ["--T", "0"], ["--T", "nan"], ["--k", "4"], ["--post", "0"], ["--depth", "4", "--invariant", "1e300"],
-    ["--reg", "-1"], ["--replay", "1"], ["--seed", "-1"], ["lemmas"]])
-def test_bad_values_give_one_line(flags, error_of):
+    ["--reg", "-1"], ["--replay", "1"], ["--seed", "-1"], ["lemmas"], ["--steps", "9", "--t-pre", "3"],
+    ["--n", "64"], ["--depth", "11"], ["--t-pre", "700"], ["--depth", "3", "--T", "90"], ["--eta", "1e-5"]])
+def test_bad_values_give_one_line(flags, error_of, monkeypatch):
+    monkeypatch.setattr(command, "tell", lambda s, args: None)           # what is not refused may take hours
     error_of(*flags)
+
+
+@pytest.mark.parametrize("flags", [["--alpha", "0.85"], ["--eta", "0.005"], ["--steps", "10"], ["--t-pre", "7"]])
+def test_what_a_topic_would_ignore_is_refused(flags, error_of, monkeypatch):
+    monkeypatch.setattr(command, "tell", lambda s, args: None)
+    assert flags[0] + " " in error_of("replay", *flags)
+    command.parse(["replay", "theorems", *flags])
+    command.parse(["replay", "--seed", "2"])
 
 
 def test_a_file_in_place_of_the_folder_is_refused_and_kept(error_of, tmp_path):
@@ -390,6 +427,16 @@ def test_a_folder_that_takes_no_figure_is_refused_and_left_as_it_was(error_of, t
 def test_a_folder_without_permission_is_refused(error_of, tmp_path):
     tmp_path.chmod(0o500)
     assert "Permission denied" in error_of("--out", str(tmp_path))
+
+
+def test_help_has_a_sentence_for_every_topic_and_for_every_number(capsys):
+    with pytest.raises(SystemExit):
+        command.parse(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for name in ("theorems", *command.NETWORKS):
+        assert f"{name} {command.TOPICS[name]}" in printed and command.TOPICS[name].endswith(".")
+    for field in fields(Setting):
+        assert f"{command.HELP[field.name]} ({field.default})" in printed
 
 
 def test_flags_make_the_setting():

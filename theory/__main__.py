@@ -1,6 +1,6 @@
-"""`python -m theory`: the theorems at one setting, two sides and a verdict each, and figures of the rest.
+"""Linear networks that forget: what theory says of them beside what training does, printed and drawn.
 
-    python -m theory                           all of it
+    python -m theory                           every topic
     python -m theory theorems --alpha 0.5      Section 5 alone, at a setting of your own
     python -m theory substitutes forecast      other networks, which have settings of their own
 """
@@ -12,39 +12,48 @@ import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy import ndarray
 
 from . import forecast, overtraining, replay, substitutes
 from .dynamics import Run, Setting, violations
-from .figures import (EDGE_WORDS, LAMBDAS, Departures, EdgeErrors, Frontier, both_departures, both_frontiers,
-                      draw_alpha, draw_departures, draw_frontier, draw_matched, draw_stages, draw_times,
-                      draw_window, edge_errors, matched_runs, runs_over_alpha)
+from .figures import (ALPHAS, EDGE_WORDS, LAMBDAS, SAMPLES, STARTS, Departures, EdgeErrors, Frontier,
+                      both_departures, both_frontiers, draw_alpha, draw_departures, draw_frontier,
+                      draw_matched, draw_stages, draw_times, draw_window, edge_errors, matched_runs,
+                      runs_over_alpha)
 from .lemmas import errata, lemmas
 from .theorems import LONGEST, Check, theorems
 from .window import clock, clock_edges, default_T, edges, latest_post
 
 NETWORKS = {module.__name__.rpartition(".")[2]: module
             for module in (substitutes, overtraining, replay, forecast)}
+TOPICS = {
+    "theorems": "Section 5 and Appendix C: both sides of every claim, where it holds, where print is wrong.",
+    **{name: network.__doc__.splitlines()[0] for name, network in NETWORKS.items()},
+}
 HELP = {
     "alpha": "α, share of D_post in Stage 1 of the mixed run",
-    "beta": "β, singular value of the specialized block",
-    "invariant": "singular value of the invariant block",
-    "pre": "of the inconsistent block under D_pre",
-    "post": "under D_post",
-    "ft": "under D_ft",
-    "c_mis": "by how much these are at least apart",
-    "T": "factors start at singular values e^(−T); by default 10, at other depths what makes the same clock",
-    "t_pre": "learning rate × steps of Stage 1",
-    "t_post": "of Stage 2",
-    "t_ft": "of Stage 3",
-    "reg": "λ_reg of Stage 2",
-    "replay": "share of D_pre in Stage 2",
-    "n": "directions in all",
-    "k": "directions of the inconsistent, and of the specialized, block",
-    "depth": "factors, at least 2",
+    "beta": "β, singular value of the specialized block under D_post",
+    "invariant": "singular value of the invariant block in all stages",
+    "pre": "σ_pre, singular value of the inconsistent block under D_pre",
+    "post": "σ_post, singular value of the inconsistent block under D_post",
+    "ft": "σ_ft, singular value of the inconsistent block under D_ft",
+    "c_mis": "c_mis, by how much σ_post is at least apart from σ_pre and from σ_ft",
+    "T": "factors start at singular values e^(−T); at other depths by default what makes the same clock",
+    "t_pre": "time of Stage 1, learning rate × steps",
+    "t_post": "time of Stage 2, learning rate × steps",
+    "t_ft": "time of Stage 3, learning rate × steps",
+    "reg": "λ_reg, how much Stage 2 holds θ to θ_pre",
+    "replay": "ρ, share of D_pre in Stage 2",
+    "n": "n, directions in all, at most 32",
+    "k": "k, directions of the inconsistent block, and of the specialized one",
+    "depth": "L, number of factors, from 2 to 10",
 }
+WIDEST, DEEPEST = 32, 10                 # n and L that do not keep their reader waiting
+ETA = 0.005
 
 
 def main() -> None:
@@ -66,10 +75,19 @@ def main() -> None:
 
 
 def tell(s: Setting, args: argparse.Namespace) -> None:
-    """Print and draw the topics that were asked for."""
+    """Print and draw the topics that were asked for, then name the figures."""
     make_folder(args.out)
+    names = []
+    for name, figure in tell_topics(s, args):
+        save(figure, args.out / f"{name}.png")
+        names.append(f"{name}.png")
+    print(f"\nfigures: {args.out}/ {' '.join(sorted(names))}")
+
+
+def tell_topics(s: Setting, args: argparse.Namespace) -> Iterator[tuple[str, Figure]]:
+    """Print the topics that were asked for, and yield each figure with its name as soon as it is drawn."""
     if "theorems" in args.topics:
-        tell_theorems(s, args)
+        yield from tell_theorems(s, args)
 
     # What is printed of a network is what was drawn of it.
     for name, network in NETWORKS.items():
@@ -77,38 +95,37 @@ def tell(s: Setting, args: argparse.Namespace) -> None:
             print(f"\n---- {name}", flush=True)
             seen = network.compute(np.random.default_rng(args.seed))
             network.tell(seen)
-            save(network.draw(seen), args.out / f"{name}.png")
-    print(f"\nfigures: {args.out}/ {' '.join(sorted(path.name for path in args.out.glob('*.png')))}")
+            yield name, network.draw(seen)
 
 
-def tell_theorems(s: Setting, args: argparse.Namespace) -> None:
-    """Print what of Section 5 is checked, and draw the rest of it."""
-    # A figure is saved before anything is printed: a folder that takes none is known at once.
-    save(draw_stages(s, args.eta), args.out / "stages.png")
+def tell_theorems(s: Setting, args: argparse.Namespace) -> Iterator[tuple[str, Figure]]:
+    """Print what of Section 5 is checked, and yield the figures of the rest of it."""
+    # A figure comes before anything is printed: a folder that takes none is known at once.
+    yield "stages", draw_stages(s, args.eta)
 
     # The theorems, what their Δ hides, and the window that they hold in.
     print_theorems(s, args.eta)
     frontiers = both_frontiers(s, args.eta)
     print_frontier(frontiers)
-    save(draw_frontier(frontiers), args.out / "frontier.png")
+    yield "frontier", draw_frontier(frontiers)
     print_edges(s)
     print_edge_errors(edge_errors(s, args.eta), args.eta)
-    save(draw_window(s, args.eta), args.out / "window.png")
+    yield "window", draw_window(s, args.eta)
 
     # What is printed of a figure is what was drawn.
     over_alpha = runs_over_alpha(s, args.eta)
     print_over_alpha(over_alpha)
-    save(draw_alpha(s, over_alpha), args.out / "alpha.png")
+    yield "alpha", draw_alpha(s, over_alpha)
     matched = matched_runs(s)
     print_matched(matched)
-    save(draw_matched(matched), args.out / "matched.png")
+    yield "matched", draw_matched(matched)
 
     # Chance is in these two only, and the second goes on where the first left the generator.
     rng = np.random.default_rng(args.seed)
-    save(draw_times(rng), args.out / "times.png")
+    yield "times", draw_times(rng)
     found = both_departures(s, args.eta, rng)
-    print_departures(found["mixed"])
-    save(draw_departures(s, found), args.out / "departures.png")
+    print_departures(found, s)
+    yield "departures", draw_departures(s, found)
 
 
 # ---- files
@@ -202,13 +219,21 @@ def print_edge_errors(errors: EdgeErrors, eta: float) -> None:
 
 
 def print_over_alpha(runs: dict[str, Run]) -> None:
-    """Print each variant's losses at α = 0, and by how much it lowers and raises L_ret over α."""
+    """Print each variant's losses at α = 0, and where over α it lowers and raises L_ret most."""
     for name, run in runs.items():
         line = f"{name}: L_im {run.L_im[0]:.2f} and L_ret {run.L_ret[0]:.2f} at α = 0"
-        above = run.L_ret - runs["as set"].L_ret
-        if above.any():
-            line += f"; over α L_ret up to {-above.min():.2f} below and {above.max():.2f} above"
+        if name != "as set":
+            above = run.L_ret - runs["as set"].L_ret
+            line += f"; over α it {most('lowers', -above)} and {most('raises', above)}"
         print(line)
+
+
+def most(verb: str, change: ndarray) -> str:
+    """Say by how much L_ret is lowered or raised at most, and at which of ALPHAS: change (256,)."""
+    place = change.argmax()
+    if change[place] < 0.005:
+        return f"{verb} L_ret nowhere"
+    return f"{verb} L_ret by up to {change[place]:.2f} (α = {ALPHAS[place]:.2f})"
 
 
 def print_matched(runs: dict[float, Run]) -> None:
@@ -217,11 +242,17 @@ def print_matched(runs: dict[float, Run]) -> None:
     print(f"compute-matched: L_ret is lowest at λ = {', '.join(best)}")
 
 
-def print_departures(mixed: Departures) -> None:
-    """Print how far descent is from flow, at the learning rate and at half of it."""
-    eta = mixed.rates[0]
-    apart, apart_at_half = mixed.by_rate[:2]
-    print(f"descent − flow, mixed: {apart:.2g} at --eta {eta:g}, {apart_at_half:.2g} at half of it")
+def print_departures(found: dict[str, Departures], s: Setting) -> None:
+    """Print how far runs are from the theory's, in each panel at two places: by median where it has draws."""
+    for name, run in found.items():
+        print(f"{name}: descent − flow {run.by_rate[0]:.2g} at --eta {run.rates[0]:g}, "
+              f"{run.by_rate[1]:.2g} at half of it")
+        by_samples = np.median(run.by_samples, axis=1)
+        print(f"{name}: samples − population {by_samples[0]:.2g} at N = {SAMPLES[0]:,}, "
+              f"{by_samples[-1]:.2g} at {SAMPLES[-1]:,}")
+        by_start = np.median(run.by_start, axis=1)
+        print(f"{name}: random − aligned start {by_start[0]:.2g} at T = {STARTS[0] * s.T:.3g}, "
+              f"{by_start[-1]:.2g} at {STARTS[-1] * s.T:.3g}")
 
 
 # ---- command line
@@ -235,41 +266,48 @@ def fail(message: str) -> None:
 def parse(argv: list[str] | None = None) -> tuple[Setting, argparse.Namespace]:
     """Read the command line: the setting, with times in whole steps, and all of it. Refuses what is bad."""
     # Every number of a setting is a flag.
-    parser = argparse.ArgumentParser("python -m theory", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    topics = "\n".join(f"    {name:<14}{sentence}" for name, sentence in TOPICS.items())
+    parser = argparse.ArgumentParser("python -m theory", description=f"{__doc__}\ntopics:\n{topics}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.error = fail
-    topics = ("theorems", *NETWORKS)
-    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {' '.join(topics)} (all)")
-    for field in fields(Setting):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default,
-                            help=f"{HELP[field.name]} ({field.default})")
-    parser.set_defaults(T=None)
-    parser.add_argument("--eta", type=float, default=0.005,
-                        help="learning rate of gradient descent (%(default)s)")
-    parser.add_argument("--steps", type=int,
-                        help="of Stage 1, in place of --t-pre")
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help="what to tell of, in any number (all)")
     parser.add_argument("--seed", type=int, default=1,
-                        help="of rotations, random weights and samples (%(default)s)")
+                        help="seed of rotations, random weights and samples (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/theory"),
                         help="folder of the figures (%(default)s)")
+
+    # Those of Section 5 are left out where they are not given: who gives one wants to see what it does.
+    theorems_only = parser.add_argument_group("of the topic theorems", argument_default=argparse.SUPPRESS)
+    for field in fields(Setting):
+        flag = "--" + field.name.replace("_", "-")
+        words = f"{HELP[field.name]} ({field.default})"
+        theorems_only.add_argument(flag, type=type(field.default), help=words)
+    theorems_only.add_argument("--eta", type=float, help=f"learning rate of gradient descent ({ETA})")
+    theorems_only.add_argument("--steps", type=int, help="steps of Stage 1, in place of --t-pre")
     args = parser.parse_args(argv)
+    given = {name: value for name, value in vars(args).items() if name not in ("topics", "seed", "out")}
 
     # argparse has no choices for a list that may be empty.
-    args.topics = args.topics or topics
-    if unknown := set(args.topics) - set(topics):
-        fail(f"no topic {unknown.pop()}, there are {' '.join(topics)}")
-
-    # T and t_pre may follow from other flags.
-    if args.depth < 2:
-        fail("--depth must be at least 2")
+    args.topics = args.topics or list(TOPICS)
+    if unknown := set(args.topics) - set(TOPICS):
+        fail(f"no topic {unknown.pop()}, there are {' '.join(TOPICS)}")
+    if given and "theorems" not in args.topics:
+        flag = "--" + min(given).replace("_", "-")
+        fail(f"{flag} is of the topic theorems, which was not asked for: leave it out, or add theorems")
     if args.seed < 0:
         fail("--seed must be 0 or more")
-    if args.steps is not None:
-        args.t_pre = args.steps * args.eta
-    if args.T is None:
-        args.T = default_T(args.depth)
-    s = Setting(**{field.name: getattr(args, field.name) for field in fields(Setting)})
+
+    # T and t_pre may follow from other flags.
+    args.eta = given.pop("eta", ETA)
+    steps = given.pop("steps", None)
+    if not 2 <= given.get("depth", 2) <= DEEPEST:
+        fail(f"--depth must be from 2 to {DEEPEST}")
+    if steps is not None and "t_pre" in given:
+        fail("--steps and --t-pre both tell the length of Stage 1, leave one out")
+    if steps is not None:
+        given["t_pre"] = steps * args.eta
+    given.setdefault("T", default_T(given.get("depth", 2)))
+    s = Setting(**given)
     refuse_bad(s, args.eta)
 
     # Flow takes any time and descent whole steps: both are to train equally long.
@@ -283,8 +321,8 @@ def refuse_bad(s: Setting, eta: float) -> None:
     sigmas = (s.invariant, s.pre, s.post, s.ft, s.beta)
     if not all(map(math.isfinite, [*vars(s).values(), eta])):
         fail("every number must be finite")
-    if s.k < 1 or s.n < 2 * s.k:
-        fail("--k must be at least 1 and --n at least twice that")
+    if s.k < 1 or s.n < 2 * s.k or s.n > WIDEST:
+        fail(f"--k must be at least 1 and --n at least twice that, and at most {WIDEST}")
 
     # Shares are of a stream, rates and times are above 0.
     if not 0 < s.alpha <= 1:
@@ -306,12 +344,14 @@ def refuse_bad(s: Setting, eta: float) -> None:
     if eta > converges:
         fail(f"--eta {eta:g} is too large for a singular value of {largest:g}, use at most {converges:.2g}")
 
-    # A stage of no step trains nothing, and one of very many keeps its reader waiting.
+    # A stage of no step trains nothing. Very many keep their reader waiting; the largest of STARTS has most.
     times = (s.t_pre, s.t_post, s.t_ft)
     if min(times) < eta:
         fail("every stage must last at least one step of --eta")
-    if max(times) > LONGEST * eta:
-        fail(f"a stage has more than {LONGEST:,} steps, raise --eta")
+    stretch = clock(STARTS[-1] * s.T, s.depth) / clock(s.T, s.depth)
+    if stretch * sum(times) > LONGEST * eta:
+        fail(f"the stages have more than {LONGEST:,} steps, or would at {STARTS[-1]:g} times this T: "
+             "shorten them, lower --T, or raise --eta")
 
 
 if __name__ == "__main__":
