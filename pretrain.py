@@ -46,7 +46,7 @@ def main():
     if run.finished():
         return
 
-    # The seed decides the initial weights, unless --weights does; what is random later depends on (seed, step).
+    # The seed decides the initial weights, unless --weights does; later randomness depends on (seed, step).
     tokenizer = load_tokenizer(args.tokenizer)
     with refusing(ValueError):
         config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
