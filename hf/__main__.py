@@ -16,7 +16,7 @@ def main():
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder to be made")
     args = parser.parse_args()
     write_folder(args.run, args.folder)
-    say(f"{args.run} → {args.folder}: AutoModelForCausalLM.from_pretrained(\"{args.folder}\") loads it")
+    say(f"{args.run} → {args.folder}: AutoModelForCausalLM.from_pretrained('{args.folder}') loads it")
 
 
 if __name__ == "__main__":
