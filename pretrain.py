@@ -97,8 +97,8 @@ def parse(argv=None):
     parser.flag("post", str, "D_post, likewise", metavar="CORPUS")
     parser.flag("text-field", str, "their text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokenizer", str, "bytes, gpt2, a .tiktoken file, a folder with tokenizer.json", metavar="T")
-    parser.flag("weights", str, "start from a Hugging Face folder's Llama and tokenizer", metavar="DIR")
-    parser.flag("tokens", count, "tokens of D_pre to train on; 0, with --weights, only measures them")
+    parser.flag("weights", str, "a Hugging Face folder to start from (--tokens 0: as it is)", metavar="DIR")
+    parser.flag("tokens", count, "tokens of D_pre to train on")
     parser.flag("post-tokens", positive, "size of D_post in tokens, chosen all over its corpus")
 
     # λ and α are two ways to say the same.

@@ -288,7 +288,7 @@ def test_the_preset_gives_a_default_wherever_a_flag_is_not_given(stage):
 
 
 @pytest.mark.parametrize("name, says", [
-    ("pretrain", "only measures them [toy 4M, 30m 300M, 135m 8.7B, 1b 19.7B]"),
+    ("pretrain", "tokens of D_pre to train on [toy 4M, 30m 300M, 135m 8.7B, 1b 19.7B]"),
     ("posttrain", "evaluations without a lower loss after which to stop [toy 3, 30m 3, 135m 3*, 1b 3]"),
     ("finetune", "peak learning rate [toy 3e-4, 30m 1e-4, 135m 5e-5, 1b 5e-5*]"),
     ("evaluate", "of a sample, in tokens [300]"),

@@ -74,7 +74,7 @@ MATCHED = Curves(
 FIGURES = {
     "place": Figure("What is forgotten of D_post, by the share x of D_ft that is like it",
                     PLANS["place"], PLACE, CHAINS, describe_place, panel=(4.2, 2.8)),
-    "place-frontiers": Figure("Unmixed against mixed, by the share of D_ft that is like D_post",
+    "place-frontiers": Figure("Unmixed, mixed, by the place of D_ft",
                               PLANS["place"], frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS,
                               describe),
     "matched-rates": Figure("Compute-matched: the best λ by Stage 3's rate", PLANS["matched-rates"], MATCHED,
