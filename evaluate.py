@@ -64,8 +64,12 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished stage")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    # What somebody else made of a run.
     parser.flag("weights", Path, "measure a Hugging Face folder instead, fine-tuned from RUN", metavar="DIR")
     parser.flag("ft", str, "what it was fine-tuned on, to measure L_ft too", metavar="CORPUS")
+
+    # What a run writes.
     parser.flag("sample", positive, "print N continuations of --prompt instead", metavar="N")
     parser.flag("prompt", str, "what the samples continue [the start of a document]", metavar="TEXT",
                 default="")
@@ -73,6 +77,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.flag("temperature", rate, "of sampling, 0 for the likeliest token [0.8]", default=0.8)
     parser.flag("seed", seed, "of the samples [0]", default=0)
     add_device_flags(parser)
+
+    # argparse cannot say what goes with what.
     args = parser.parse_args(argv)
     if args.prompt and not args.sample:
         parser.error("--prompt goes with --sample N")
@@ -106,7 +112,7 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
             continue
         corpus = corpus_of(lineage, role_of(name, recorded), run=path)
         losses[name] = measure(name, path, model, corpus, tokenizer, dtype)
-    return told(path, model, losses, lineage)
+    return report_of(path, model, losses, lineage)
 
 
 def evaluate_folder(folder: Path, path: Path, ft: str | None, device: torch.device, dtype: str) -> dict:
@@ -130,7 +136,7 @@ def evaluate_folder(folder: Path, path: Path, ft: str | None, device: torch.devi
     losses = {name: loss for name, loss in lineage[-1]["losses"].items() if name == "L_im"}
     for name, corpus in corpora.items():
         losses[name] = measure(name, folder, model, corpus, tokenizer, dtype)
-    return told(folder, model, losses, lineage)
+    return report_of(folder, model, losses, lineage)
 
 
 def measure(name: str, path: Path, model: GPT, corpus: Corpus, tokenizer: tiktoken.Encoding,
@@ -144,7 +150,7 @@ def measure(name: str, path: Path, model: GPT, corpus: Corpus, tokenizer: tiktok
     return {"mean": loss.mean, "se": loss.se, "corpus": loss.corpus, "bits_per_byte": bits}
 
 
-def told(path: Path, model: GPT, losses: dict[str, dict], lineage: list[dict]) -> dict:
+def report_of(path: Path, model: GPT, losses: dict[str, dict], lineage: list[dict]) -> dict:
     """Put together what is told of a model, as --json prints it."""
     first = lineage[0]
     return {"run": str(path), "preset": first["args"].get("preset"), "tokenizer": first["tokenizer"],

@@ -1,4 +1,4 @@
-"""The GPT of the paper: SmolLM2's Llama architecture at three sizes, dropout, and LoRA.
+"""The GPT of the paper: SmolLM2's Llama architecture at four sizes, dropout, and LoRA.
 
 Parameters carry Llama's names (`layers.0.self_attn.q_proj.weight`); Hugging Face puts `model.` before them.
 """

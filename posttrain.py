@@ -88,6 +88,8 @@ def main():
             run.log(losses)
             if run.keep_best(losses["L_im"]) >= args.patience:
                 break
+
+    # Handed on are the best weights, with adapters in them.
     if stops_early:
         run.restore_best()
     if args.lora:

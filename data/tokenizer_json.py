@@ -127,11 +127,14 @@ def sparing(pattern: str, ranks: dict[bytes, int]) -> str:
     tiktoken would panic at them; tokenizers leaves out the byte. Raises UserError if they are others than
     control characters and those of planes that Unicode does not assign.
     """
+    # Some bytes occur in no text, so that they need no token.
     ranges = ""
     for byte in range(256):
         unused_in_utf8 = byte in (0xC0, 0xC1) or byte >= 0xF5
         if bytes([byte]) in ranks or unused_in_utf8:
             continue
+
+        # Which characters have the byte.
         if byte in CONTROL:
             first = last = byte
         elif byte in (0xF1, 0xF2, 0xF3):                    # begins a character of four bytes

@@ -128,6 +128,9 @@ def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"),
     entries = [entry for entry in lineage if role in entry["corpora"]]
     if not entries or not is_record(entries[-1]["corpora"][role]):
         raise UserError(f"the checkpoint does not say what its D_{role} is, make it again or name another")
+
+    # Its token files may be here, where that stage ran, or above a run that was moved; without masks they
+    # do only where every token counts.
     record = entries[-1]["corpora"][role]
     loss_on = loss_on or loss_was_on(lineage, role)
     masked = loss_on == "completion"

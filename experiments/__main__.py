@@ -18,8 +18,6 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
 import pretrain
 from data.sources import find_source
 from data.tokens import load_tokenizer, open_corpus
@@ -61,7 +59,7 @@ def main() -> None:
         print_commands(runs, args.list, args.nproc_per_node)
         return
 
-    # Failures are told last, where they are seen, and after drawing what can be drawn without them.
+    # What is missing is made, unless it is only to be priced.
     failed = {}
     if args.only != "draw":
         jobs = jobs_at_once(runs, args)
@@ -72,7 +70,11 @@ def main() -> None:
         for name in names:
             corpora |= set(corpora_of(papers[name], args).values())
         failed = make(args, runs, corpora, jobs, root)
+
+    # What is finished is drawn even if something failed.
     drawn = [draw_planned(papers[name], name, args, plans[name], root) for name in names]
+
+    # Failures are told last, where they are seen.
     for run, lines in failed.items():
         print(f"\nFAILED {shlex.join(command(run, args.nproc_per_node))}\n{lines}", file=sys.stderr)
     if failed:

@@ -1,6 +1,6 @@
 """This machine: how fast it trains, and whether it does so exactly.
 
-    python -m experiments.bench                  all of it: some minutes on a CPU, under ten on a GPU
+    python -m experiments.bench                  all of it; no part begins after --minutes
     python -m experiments.bench --shapes 135m 1b --batch 64 --micro-batch 32 --no-trials
 
 Speeds are those of the stages' own step on random tokens, beside the ceiling, one large matrix product
@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import chdir
 
 import torch
@@ -47,17 +48,25 @@ def main() -> None:
     print(f"{name_of(device)}, torch {torch.__version__}, {args.dtype}: "
           f"matrix product {ceiling / 1e9:,.0f} GFLOP/s\n\n{ROW.format(*HEADER)}", flush=True)
 
+    def is_late() -> bool:
+        return time.monotonic() - started > 60 * args.minutes
+
     # Smaller shapes first, so that what there may be no time for is the largest.
     on_gpu = device.type == "cuda"
     for shape in args.shapes or (["toy", "135m", "1b"] if on_gpu else ["toy", "135m"]):
-        measure_shape(shape, device, args, ceiling)
+        if is_late():
+            print(f"{shape}: skipped, {args.minutes} minutes are over")
+        else:
+            measure_shape(shape, device, args, ceiling)
     if not args.trials:
         return
+
+    # What only a GPU can show is named where there is none.
     print()
     for name, trial in (TRIALS | TRIALS_ON_A_GPU).items():
         if name in TRIALS_ON_A_GPU and not on_gpu:
-            print(f"{name}: skipped, no GPU")
-        elif time.monotonic() - started > 60 * args.minutes:
+            print(f"{name}: skipped, it needs CUDA")
+        elif is_late():
             print(f"{name}: skipped, {args.minutes} minutes are over")
         else:
             print(f"{name}: {in_a_folder(trial, device)}", flush=True)
@@ -74,7 +83,7 @@ def parse() -> Namespace:
                         help="time compiled steps too [on a GPU]")
     parser.add_argument("--trials", action=argparse.BooleanOptionalAction, default=True,
                         help="whole runs too [yes]")
-    parser.flag("minutes", positive, "no trial begins later [9]", default=9)
+    parser.flag("minutes", positive, "no shape and no trial begins later [9]", default=9)
     add_device_flags(parser)
     return parser.parse_args()
 
@@ -86,7 +95,7 @@ def name_of(device: torch.device) -> str:
     return f"{device.type.upper()}, {torch.get_num_threads()} threads"
 
 
-def in_a_folder(trial, device: torch.device) -> str:
+def in_a_folder(trial: Callable[[torch.device], str], device: torch.device) -> str:
     """Do a trial in an empty folder that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         return trial(device)

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from data import tokens
-from data.tokenizer_json import DIGITS_PATTERN, GPT2_PIECES, PIECES, merges_of, sparing, spelling
+from data.tokenizer_json import DIGITS_PATTERN, GPT2_PIECES, PIECES, merges_of, spelling
 from data.tokens import END_OF_TEXT, Document, cuts, end_of_text, fingerprint, load_tokenizer
 from hf.folder import NAMES, PLAIN, read_config, read_model, write_folder
 from hf.tokenizer import tokenizer_json
 from model import GPT, GPTConfig, PRESETS, add_lora, configure, merged
-from run.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from run.checkpoint import Checkpoint, save_checkpoint
 from run.files import UserError
 from tests.conftest import assert_same, report, weights
 from tests.test_tokens import write_vocabulary

@@ -1,7 +1,5 @@
 """Substitutable features: descent against the definition, closed forms against descent, what is claimed."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 

@@ -257,8 +257,10 @@ def errata_of_times(s: Setting, eta: float) -> list[Erratum]:
     if 2 * strikes <= LONGEST * eta:
         path = descend(s.sigma_0, tasks(s).post, 2 * strikes, eta, record=True)
         learned_at = half_crossing(path[:, SPECIALIZED], np.float64(s.beta), eta * np.arange(len(path)))
-    c, beta = np.float64(s.c_mis), s.beta
+
+    # In print a unit that is not aligned stays where it is.
     takeover = takeover_rate(s, eta)
+    c, beta = np.float64(s.c_mis), s.beta
     return [
         Erratum("C.13", "ε that leaves Δ_unmixed > 0; measured: the largest that does",
                 float(c / (2 * c - 4 * beta)), float(c ** 2 / (2 * c + 4 * beta)), largest_epsilon(s, eta)),

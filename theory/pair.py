@@ -176,17 +176,18 @@ def by_matrices(pair: Pair, features: int, draws: int, rng) -> ndarray:
     Outputs, hidden units and inputs are 2·features each; the second half of the outputs is asked for nothing.
     All weights are independent and small, so nothing is aligned. The times must be scalars.
     """
-    def moments(quadratic):
-        x1x1, x1x2, x2x2, yx1, yx2, nothing = np.broadcast_arrays(*quadratic, np.zeros(shape))
-        covariance = np.stack([x1x1, x1x2, x1x2, x2x2], axis=-1).reshape(*shape, 2, 2)
-        cross = np.stack([yx1, yx2, nothing, nothing], axis=-1).reshape(*shape, 2, 2)
-        return Moments(np.kron(covariance, np.eye(features)), np.kron(cross, np.eye(features)))
-
     # Each run of each draw starts from weights of its own.
     numbers = (pair.alpha, pair.pre, pair.post, pair.x, pair.copy, pair.replay)
     shape = np.broadcast_shapes(*map(np.shape, numbers))
     starts = [random_factors(2 * features, pair.T, 2, rng) for _ in range(draws * int(np.prod(shape)))]
     factors = np.stack(starts, axis=1).reshape(2, draws, *shape, 2 * features, 2 * features)
+
+    # Pairs are alike, so every moment of one stands on a diagonal of the network's.
+    def moments(quadratic):
+        x1x1, x1x2, x2x2, yx1, yx2, nothing = np.broadcast_arrays(*quadratic, np.zeros(shape))
+        covariance = np.stack([x1x1, x1x2, x1x2, x2x2], axis=-1).reshape(*shape, 2, 2)
+        cross = np.stack([yx1, yx2, nothing, nothing], axis=-1).reshape(*shape, 2, 2)
+        return Moments(np.kron(covariance, np.eye(features)), np.kron(cross, np.eye(features)))
 
     # The stages are those of `train_pair`.
     on = corpora(pair)

@@ -13,7 +13,7 @@ from experiments.curves import Curves, Judged
 from experiments.drawing import Figure
 from experiments.early_exposure.plan import PLANS
 from experiments.frontiers import Frontiers, Pair, Style, View
-from experiments.points import Point, columns, having, seed_of, stem
+from experiments.points import columns, having, seed_of, stem
 from experiments.statistics import best_inside, estimate, less_sure, slope
 
 CHAINS = (("pretrain", "posttrain", "finetune"),)
