@@ -10,6 +10,8 @@ unmixed baseline.
     torchrun --standalone --nproc_per_node=8 pretrain.py --preset 135m --lam 1
 """
 
+from pathlib import Path
+
 import torch
 
 from data.sources import HELP, find_source
@@ -124,6 +126,8 @@ def parse(argv=None):
         for name in {"tokenizer", *SIZES} - {"context"}:
             if getattr(args, name):
                 parser.error(f"--weights brings its own {name}, leave the flag away")
+        if not Path(args.weights).is_dir():
+            parser.error(f"--weights {args.weights} is no folder, give one with config.json and tokenizer.json")
         args.tokenizer = args.weights
     elif args.tokens == 0:
         parser.error("--tokens 0 trains nothing, give --weights with it")

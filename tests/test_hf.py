@@ -336,6 +336,7 @@ def test_flags_that_do_not_go_together_are_refused(stage):
     assert "--weights with it" in stage("pretrain", "--tokens 0").err
     assert "brings its own layers" in stage("pretrain", "--weights x --layers 2", "").err
     assert "brings its own tokenizer" in stage("pretrain", "--weights x --tokenizer gpt2", "").err
+    assert "pre.jsonl is no folder" in stage("pretrain", "--weights pre.jsonl --tokens 0", "").err
     assert "--ft goes with" in stage("evaluate", "out/x --ft a.jsonl").err
     assert "the one RUN" in stage("evaluate", "out/x out/y --weights z").err
 
