@@ -127,7 +127,7 @@ def parse(argv=None):
             if getattr(args, name):
                 parser.error(f"--weights brings its own {name}, leave the flag away")
         if not Path(args.weights).is_dir():
-            parser.error(f"--weights {args.weights} is no folder, give one with config.json and tokenizer.json")
+            parser.error(f"--weights {args.weights} is no folder, give one with config.json")
         args.tokenizer = args.weights
     elif args.tokens == 0:
         parser.error("--tokens 0 trains nothing, give --weights with it")

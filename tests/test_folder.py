@@ -484,7 +484,7 @@ def print_to_windows() -> None:
     ("pretrain", f"{SMALL['pretrain']} --tokens 1k --out out/new", "λ = 0, α = 0"),
     ("evaluate", "out/pretrain", "λ"), ("experiments.noise", "--help", "γ: standard deviation"),
     ("experiments.verdicts", f"{RESULTS}/real", "| 3a | L_ret falls in λ | seen |"),
-    ("theory.__main__", "--help", "λ_reg of Stage 2"),
+    ("theory.__main__", "--help", "λ_reg, how much Stage 2"),
 ])
 def test_greek_is_printed_where_the_encoding_has_none(stage, command, settings, says):
     """In UTF-8, where it was a UnicodeEncodeError."""
