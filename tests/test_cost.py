@@ -104,14 +104,23 @@ def test_a_gpu_goes_through_micro_batches_until_one_does_not_fit(monkeypatch, ca
     assert lines[2] == "135m eager deterministic 32 out of memory".split()
 
 
-def test_a_killed_run_is_resumed_and_compared(folder, monkeypatch):
-    monkeypatch.setattr(trials, "SHORT", {"pretrain": f"{SMALL['pretrain']} --tokens 60k --save-every 1"})
+def test_a_killed_run_is_resumed_and_compared(stage, monkeypatch):
+    """What is to be killed is a process; the rest runs here, where it starts at once."""
+    short = {"pretrain": "--tokens 30k --save-every 20", "posttrain": "--max-tokens 30k --save-every 20"}
+    monkeypatch.setattr(trials, "SHORT", {name: f"{SMALL[name]} {flags}" for name, flags in short.items()})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    started = []
+
+    def run_here(name: str, flags: str) -> None:
+        started.append((name, "--resume" in flags))
+        assert stage(name, flags, settings="").status == 0
+    monkeypatch.setattr(trials, "run", run_here)
     answer = trials.resumed(torch.device("cpu"))
     assert answer == "all three stages, each killed by SIGKILL and resumed, are bit-equal"
-    assert Path("out/killed/pretrain/run.json").exists()
+    assert started == [(name, resumed) for name in short for resumed in (False, True)]
 
     # What it compares can differ.
-    trials.run("pretrain", f"{SMALL['pretrain']} --tokens 60k --seed 1 --out out/other")
+    run_here("pretrain", f"{SMALL['pretrain']} --tokens 1k --seed 1 --out out/other")
     assert not trials.same_weights("out/other", "out/killed/pretrain")
 
 

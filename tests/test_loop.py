@@ -331,7 +331,7 @@ def wait_for(path: Path, process) -> None:
 
 @pytest.mark.parametrize("number, status", [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_killed_and_resumed(start, stage, number, status):
-    settings = "--lam 1 --tokens 40k --save-every 20"
+    settings = "--lam 1 --tokens 20k --save-every 5"
     process = start("pretrain", settings)
     wait_for(Path("out/pretrain/last.pt"), process)
     process.send_signal(number)
