@@ -13,7 +13,7 @@ from data.tokens import corpus_of, open_corpus, tokenizer_of
 from model import load_model
 from run import ranks
 from run.files import refusing
-from run.flags import Parser, add_stage_flags, launch, positive, share
+from run.flags import Parser, add_stage_flags, count, launch, positive, share
 from run.folder import take_up
 from run.loop import Run
 
@@ -74,6 +74,8 @@ def parse(argv=None):
     parser.flag("ft", str, f"D_ft: {HELP}", metavar="CORPUS")
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokens", positive, "tokens of D_ft to train on")
+    parser.flag("leave", count, "steps of a longer schedule left out: a probe only begins it [0]",
+                default=0)
     parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (Kotha & Liang; not the paper)")
     add_stage_flags(parser, out="out/finetune", init="out/posttrain")
     args = parser.parse_args(argv)

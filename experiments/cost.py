@@ -90,7 +90,8 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int) -> str:
         to_go += budget
         training += budget / (share * processes * tokens_per_second(model, threads(jobs * processes)))
         files = sum(run.stage != "noise" for run in of_model)
-        files += 2 * sum("--leave" in dict(run.settings) for run in of_model)        # two moments a weight
+        leaving = [run for run in of_model if run.stage == "pretrain" and "--leave" in dict(run.settings)]
+        files += 2 * len(leaving)                                                    # two moments a weight
         kept += checkpoint_bytes(model) * files
     seconds = (training + start_up * len(left)) / jobs
 

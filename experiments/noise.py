@@ -2,15 +2,19 @@
 
 Every matrix gets noise of standard deviation γ times that of its initial weights, whatever became of them;
 norm gains start alike, and get none. Draws depend on the seed and the shapes alone: runs of one shape
-are compared under the same noise. Nothing is trained and no weights are kept.
+are compared under the same noise. Nothing is trained and no weights are kept. With --back the weights first
+go back towards those that the run's last stage began with, all of them in proportion.
 
     python -m experiments.noise --init out/pretrain --gamma 0.1
+    python -m experiments.noise --init out/posttrain --gamma 0 --back 0.5
     python -m experiments.noise --init out/posttrain --gamma 0.2 --draws 32 --out out/noise-0.2
 """
 
 import copy
 import math
 from argparse import ArgumentTypeError, Namespace
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,10 +25,10 @@ from data.sources import HELP, find_source
 from data.tokens import corpus_of, open_corpus, tokenizer_of
 from model import GPT, load_model
 from run import folder, ranks
-from run.checkpoint import Checkpoint, checkpoint_path
+from run.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, read_run
 from run.device import pick_device, pick_dtype
 from run.files import UserError, refusing
-from run.flags import Parser, add_folder_flags, launch, positive, rate, seed
+from run.flags import Parser, add_folder_flags, launch, positive, rate, seed, share
 from run.losses import Loss, sequence_losses
 from run.report import say, table
 
@@ -32,6 +36,7 @@ DEFAULTS = {  # a star marks our choice where the paper is silent
     "preset": ("toy", "30m", "135m", "1b"),
     "ft": finetune.DEFAULTS["ft"],
     "gamma": ("0.1*", "0.1", "0.1*", "0.1*"),
+    "back": ("0", "0", "0", "0"),
     "draws": ("8*", "8", "8*", "8*"),
     "seed": ("42", "42", "42*", "42*"),
 }
@@ -61,12 +66,15 @@ def main() -> None:
             ft = corpus_of(lineage, "ft", run=args.init)
         corpora = [*(corpus_of(lineage, role, run=args.init) for role in ("pre", "post")), ft]
     held_out = {corpus.role: corpus.held_out_sequences(model.config.context) for corpus in corpora}
+    earlier = None
+    if args.back:
+        earlier = weights_before(args.init, lineage)
 
     # The folder is this process's until it ends. What it takes for a log is of steps, which a probe has not.
     if ranks.rank() == 0:
         lock = folder.occupy(args.out, 0, args.overwrite)
         (args.out / "log.jsonl").unlink()
-    losses = probe(model, held_out, args.gamma, args.draws, args.seed, dtype)
+    losses = probe(model, held_out, args.gamma, args.draws, args.seed, dtype, args.back, earlier)
     if ranks.rank() == 0:
         entry = {"stage": "noise", "args": identity.args, "steps": 0, "tokens": {},
                  "losses": {name: loss._asdict() for name, loss in losses.items()},
@@ -74,17 +82,23 @@ def main() -> None:
         folder.write_record(args.out, [*lineage, entry], {"device": str(device)})
         lock.release()
     rows = [[f"D_{role}", str(losses[f"L_{role}"]), str(losses[f"ΔL_{role}"])] for role in held_out]
-    say(table([f"γ = {args.gamma:g}, nats per token", "loss with noise", "more than without"], rows))
+    how = f"γ = {args.gamma:g}"
+    if args.back:
+        how += f", {args.back:g} of the way back"
+    say(table([f"{how}, nats per token", "loss so changed", "more than without"], rows))
 
 
-def probe(model: GPT, held_out: dict[str, Tensor], gamma: float, draws: int, seed: int,
-          dtype: str) -> dict[str, Loss]:
+def probe(model: GPT, held_out: dict[str, Tensor], gamma: float, draws: int, seed: int, dtype: str,
+          back: float = 0, earlier: dict[str, Tensor] | None = None) -> dict[str, Loss]:
     """Measure losses under noise: L_ and, by how much they are above those without, ΔL_, of each corpus.
 
-    `held_out` has sequences by role, int64 (n, context + 1). Raises UserError if one is not finite.
+    `held_out` has sequences by role, int64 (n, context + 1). Noise is that of the model moved `back` towards
+    the weights `earlier`, its cost that of both. Raises UserError if a loss is not finite.
     """
     # Differences are taken window by window: what a window costs anyway is in both.
     before = {role: sequence_losses(model, some, dtype) for role, some in held_out.items()}
+    if back:
+        model = moved_back(model, back, earlier)
     after = {role: [] for role in held_out}
     for draw in range(draws):
         noisy = perturbed(model, gamma, seed, draw)
@@ -114,6 +128,30 @@ def perturbed(model: GPT, gamma: float, seed: int, draw: int) -> GPT:
     return noisy
 
 
+@torch.no_grad()
+def moved_back(model: GPT, share: float, earlier: dict[str, Tensor]) -> GPT:
+    """Copy a model, every weight this share of the way to an earlier one; a tied head goes once."""
+    moved = copy.deepcopy(model)
+    for name, weight in moved.named_parameters():
+        weight.lerp_(earlier[name].to(weight.device), share)
+    return moved
+
+
+def weights_before(run: Path, lineage: list[dict]) -> dict[str, Tensor]:
+    """Find the weights that a run's last stage began with: of the run with the lineage up to there.
+
+    It is looked for beside the run and above it, as the stages and sweeps place theirs. Raises UserError if
+    it is not there.
+    """
+    home = checkpoint_path(run).parent.resolve()
+    for folder in home.parents[:3]:
+        for record in sorted(folder.glob("*/run.json")):
+            with suppress(UserError):
+                if read_run(record.parent)["lineage"] == lineage[:-1]:
+                    return read_checkpoint(record.with_name("ckpt.pt")).model
+    raise UserError(f"--back needs the run that {run} started from, put it beside that or leave --back away")
+
+
 def mean_of(by_draw: Tensor, corpus: str) -> Loss:
     """Average (draws, windows); the standard error is over windows and over draws, as independent."""
     errors = [part.std().item() / math.sqrt(len(part)) for part in (by_draw.mean(dim=0), by_draw.mean(dim=1))]
@@ -132,6 +170,7 @@ def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
     """Read the command line, and the run that it names; what does not go together ends the process."""
     parser = Parser(__doc__, DEFAULTS)
     parser.flag("gamma", rate, "γ: standard deviation of the noise, in that of initial weights")
+    parser.flag("back", share, "first go this share of the way back to where the run's last stage began")
     parser.flag("draws", several, "of the noise, to average over")
     parser.flag("ft", str, f"D_ft, if the run has none: {HELP}", metavar="CORPUS")
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")

@@ -200,8 +200,8 @@ class Run:
         self.report.sum_up(self.step, losses, facts)
         self.report.close()
 
-        # The weights are in ckpt.pt; what --go-on needs besides is the optimizer.
-        if self.args.leave and ranks.rank() == 0:
+        # The weights are in ckpt.pt; what --go-on needs besides is the optimizer. Stage 3 is the last.
+        if self.args.leave and self.identity.stage != "finetune" and ranks.rank() == 0:
             weightless = Checkpoint({}, asdict(self.model.config), list(self.identity.lineage))
             save_checkpoint(self.args.out / folder.LEFT, weightless, self._progress())
         self.seconds["total"] = time.monotonic() - self.started
@@ -237,7 +237,7 @@ class Run:
 
     def _place_in_schedule(self) -> None:
         """Find which steps of the schedule are this stage's; with --go-on, take up what Stage 1 left."""
-        # With --leave N this stage ends N steps before its schedule, and posttrain.py --go-on takes those.
+        # With --leave N this stage ends N steps before its schedule; Stage 1's are for posttrain.py --go-on.
         self.steps_before = 0
         self.schedule_steps = self.stream.steps + self.args.leave
         if not self.args.go_on:

@@ -79,6 +79,17 @@ def test_mid_training_continues_bit_for_bit(stage, monkeypatch):
     assert_same(weights("posttrain"), weights("whole"))
 
 
+def test_stage_3_that_leaves_steps_is_the_beginning_of_a_longer_one(stage):
+    """As a probe is: 4 of 16 steps."""
+    stage("pretrain", "--tokens 1k")
+    stage("finetune", "--init out/pretrain --out out/whole --eval-every 4")
+    assert stage("finetune", "--init out/pretrain --tokens 1024 --leave 12 --out out/probe").status == 0
+    whole = {line["step"]: line for line in log_of("whole") if "L_ret" in line}
+    for name in ("L_ret", "L_ft"):
+        assert report("probe")["losses"][name]["mean"] == whole[4][name] != whole[8][name]
+    assert files_of("probe") == {".lock", "ckpt.pt", "run.json", "log.jsonl"}
+
+
 @pytest.mark.parametrize("left, flags, says", [
     ("", "", "out/pretrain left nothing of its schedule, run pretrain.py with --leave STEPS"),
     ("--leave 15", "", "would take 16 steps, and out/pretrain leaves 15 of its schedule"),

@@ -9,7 +9,7 @@ import torch
 
 from experiments import noise
 from experiments.cost import tokens
-from experiments.noise import perturbed, probe
+from experiments.noise import moved_back, perturbed, probe
 from experiments.sweep import command, plan
 from model import GPT, GPTConfig
 from tests.conftest import assert_same, report, weights
@@ -65,6 +65,15 @@ def test_all_models_of_a_shape_get_the_same_draws_and_every_draw_and_seed_anothe
         assert abs(torch.corrcoef(both)[0, 1]) < 0.1
 
 
+def test_back_moves_every_weight_a_share_of_its_way_and_a_tied_head_once():
+    some, other = model(0), model(1)
+    moved = moved_back(some, 0.25, dict(other.state_dict()))
+    for name, weight in some.named_parameters():
+        there = 0.75 * weight + 0.25 * dict(other.named_parameters())[name]
+        assert torch.allclose(dict(moved.named_parameters())[name], there, atol=1e-6), name
+    assert moved.lm_head.weight is moved.embed_tokens.weight
+
+
 # ---- what it costs
 
 def test_what_noise_costs_and_its_standard_error_by_hand(monkeypatch):
@@ -102,6 +111,30 @@ def test_a_fine_tuned_run_is_probed_on_its_own_d_ft(stage):
     stage("experiments.noise", "--init out/finetune --gamma 0")
     assert report("noise")["losses"]["L_ft"] == report("finetune")["losses"]["L_ft"]
     assert report("noise")["args"]["ft"] is None
+
+
+@pytest.mark.parametrize("lora", ["", "--lora"])
+def test_back_is_towards_the_run_before_wherever_both_were_moved(stage, lora):
+    """Almost all the way back L_post is that of θ_pre; other runs beside it are not taken for it."""
+    stage("pretrain", "--lam 1 --seed 1 --out out/a/pretrain")
+    stage("pretrain", "--lam 1 --seed 2 --out out/a/other")
+    stage("posttrain", f"--init out/a/pretrain --out out/a/lr/posttrain {lora}")
+    Path("out/a").rename("out/b")
+    words = "--init out/b/lr/posttrain --ft ft.jsonl --gamma 0 --draws 2"
+    back = stage("experiments.noise", f"{words} --back 0.999999")
+    assert back.status == 0 and "0.999999 of the way back" in back.out
+    L_post = report("b/pretrain")["losses"]["L_post"]["mean"]
+    losses = report("noise")["losses"]
+    assert losses["L_post"]["mean"] == pytest.approx(L_post, abs=1e-4)
+    L_im = report("b/lr/posttrain")["losses"]["L_im"]["mean"]
+    assert losses["ΔL_post"]["mean"] == pytest.approx(L_post - L_im, abs=1e-4)
+
+    # Where the run before is gone, or there was none, a line says so.
+    Path("out/b/pretrain").rename("elsewhere")
+    for init in ("out/b/lr/posttrain", "elsewhere"):
+        gone = stage("experiments.noise", f"--init {init} --ft ft.jsonl --back 0.5 --out out/gone")
+        assert (gone.status, gone.err.count("\n")) == (2, 1) and "--back needs the run that" in gone.err
+        assert not Path("out/gone").exists()
 
 
 def test_a_probe_is_made_once_and_only_discarded_when_told(stage):
