@@ -6,6 +6,7 @@
     python -m experiments fig3a --preset 135m --list pretrain       the commands, for a cluster
     python -m experiments fig3a --only draw                  what is finished, without training
     python -m experiments frontier --runs out/toy/music-lam[01]-seed1    any runs, by what their lineage says
+    python -m experiments forecast out/a/posttrain out/b/posttrain       which will keep more, beforehand
 
 Killed, or run again, or on several machines that share the folder, it goes on with what is unfinished; after
 SIGKILL the runs of the moment go on by themselves.
@@ -21,9 +22,10 @@ from types import ModuleType
 import pretrain
 from data.sources import find_source
 from data.tokens import load_tokenizer, open_corpus
-from experiments import early_exposure, linear, overtraining, replay
+from experiments import early_exposure, forecast, linear, overtraining, replay
 from experiments.cost import cost, tokens
 from experiments.drawing import VERDICTS, Figure, draw
+from experiments.forecast.command import main as command_forecast
 from experiments.points import stem
 from experiments.sweep import STAGES, Planned, Sweep, command, cores, plan, require_same, with_further_seeds
 from run.device import gpus
@@ -31,10 +33,15 @@ from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
 from run.report import table
 
-PAPERS = [early_exposure, overtraining, replay, linear]
+PAPERS = [early_exposure, overtraining, replay, linear, forecast]
 
 
 def main() -> None:
+    # A forecast of runs is a command of its own; without any, `forecast` is the figure that judges it.
+    if sys.argv[1:2] == ["forecast"] and sys.argv[2:] and not sys.argv[2].startswith("-"):
+        command_forecast(sys.argv[2:])
+        return
+
     # Runs that are there need no plan.
     args = parse()
     papers = by_figure()

@@ -108,6 +108,21 @@ def partial_slope(x: ndarray, y: ndarray, held: ndarray) -> ndarray:
     return np.array(slopes)
 
 
+def spearman(x: ndarray, y: ndarray) -> ndarray:
+    """Correlate the ranks of x and y (…, n), ties at their mean rank: (…); nan where either is constant."""
+    x, y = ranks(x), ranks(y)
+    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(axis=-1) / np.sqrt((x ** 2).sum(axis=-1) * (y ** 2).sum(axis=-1))
+
+
+def ranks(values: ndarray) -> ndarray:
+    """Rank values (…, n) from 0, ties at their mean rank."""
+    one, others = values[..., :, None], values[..., None, :]
+    below, equal = (others < one).sum(axis=-1), (others == one).sum(axis=-1)
+    return below + (equal - 1) / 2
+
+
 def best_inside(by_seed: ndarray) -> ndarray:
     """Measure how much lower a loss (seeds, k) is at its best inside than at the better end: (seeds,)."""
     ends = np.minimum(by_seed[:, 0], by_seed[:, -1])

@@ -1,0 +1,214 @@
+"""What is claimed of the forecast, as numbers that should be above 0, and the figure of it.
+
+What is known before comes in several kinds. The one that ranks best is chosen on half of the pipelines and
+judged on the others; the table has all of them, everywhere.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from experiments.drawing import Figure
+from experiments.early_exposure.claims import COLOURS
+from experiments.forecast.calibration import Rises, fit
+from experiments.forecast.known import QUARTER, Task, describe, is_probe, tasks_of, with_course
+from experiments.forecast.plan import PLAN
+from experiments.points import Point, distinct
+from experiments.statistics import estimate, spearman, verdict
+from run.checkpoint import read_run
+from run.files import UserError
+
+CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "noise"))
+COVERED = 0.9                # of the L_ret that lie in their 95% intervals, so much or more
+MARKERS = "o^sDv"            # by Stage-3 rate, the lowest first
+WITH_LORA = "#c2185b"        # in the paper's figures LoRA has the colour of its frontier without
+
+
+class Forecasts(NamedTuple):
+    """A figure of forecast against measured L_ret, a panel a D_ft."""
+    losses: Sequence[str] = ()                   # what is told of a run is what `describe` tells
+
+    def select(self, points: list[Point]) -> list[Point]:
+        """Fill in the courses of the probes."""
+        told = []
+        for point in points:
+            if is_probe(point):
+                run = Path(point["run"])
+                point = with_course(point, read_run(run)["lineage"][-1]["steps"], run)
+            told.append(point)
+        return told
+
+    def shape(self, points: list[Point]) -> tuple[int, int]:
+        """Count the rows and columns of panels: a row a pipeline."""
+        by_pipeline = {}
+        for task in tasks_of(points):
+            by_pipeline.setdefault(task.pipeline, set()).add(task.ft)
+        return len(by_pipeline), max(map(len, by_pipeline.values()))
+
+    def verdicts(self, points: list[Point]) -> list[list[str]]:
+        """Judge every claim where nothing was chosen: rows of `drawing.VERDICTS`."""
+        tasks = tasks_of(points)
+        chosen, judged = choose(tasks)
+        forecasts = left_one_out(tasks)
+        rows = []
+        for where, some in by_name(judged).items():
+            ranked = estimate(over_rates(some, chosen))
+            rows.append(["the forecast ranks θ_post", where, f"Spearman of {chosen}: {ranked:.2f}",
+                         ranked.shown_p(), verdict(ranked)])
+            alike = estimate(over_rates(some, chosen, within=True))
+            rows.append(["it ranks those of one λ", where, f"Spearman within λ: {alike:.2f}",
+                         alike.shown_p(), verdict(alike)])
+            better = estimate(over_rates(some, chosen) - over_rates(some, "L_im"))
+            rows.append(["it ranks better than L_im", where, f"Spearman − that of L_im: {better:.2f}",
+                         better.shown_p(), verdict(better)])
+            lower = estimate(np.mean([dropped(task, chosen) for task in some], axis=0))
+            share = share_of_drop(some, chosen)
+            rows.append(["choosing by it lowers L_ret", where,
+                         f"L_ret below that chosen by L_im: {lower:.3f}, {share} of what is possible",
+                         lower.shown_p(), verdict(lower)])
+
+        # Calibration is judged everywhere: each task's law was fitted to the others.
+        for where, some in by_name(tasks).items():
+            known = [covers(task, forecast) for task, forecast in zip(tasks, forecasts) if task in some]
+            covered = estimate(np.mean(known, axis=0))
+            above = estimate(np.mean(known, axis=0) - COVERED)
+            rows.append([f"95% intervals cover {COVERED:.0%}", where, f"share of L_ret inside: {covered:.2f}",
+                         above.shown_p(), verdict(above)])
+        return rows
+
+    def table(self, points: list[Point]) -> list[list[str]]:
+        """Tabulate how well everything that is known ranks, under a header."""
+        tasks = tasks_of(points)
+        rows = [["where", "known before Stage 3", "Spearman", "within λ", "of the possible drop in L_ret"]]
+        for where, some in by_name(tasks).items():
+            for name in some[0].known:
+                ranked, alike = (estimate(over_rates(some, name, within)) for within in (False, True))
+                rows.append([where, name, f"{ranked:.2f}", f"{alike:.2f}", share_of_drop(some, name)])
+        return rows
+
+    def draw(self, points: list[Point], axes: ndarray) -> None:
+        """Draw a row of panels for every pipeline, every run with its interval."""
+        tasks = tasks_of(points)
+        forecasts = dict(zip(map(id, tasks), left_one_out(tasks)))
+        for pipeline, row in zip(distinct(points, "pipeline"), axes):
+            of_pipeline = by_name([task for task in tasks if task.pipeline == pipeline])
+            for axis in row[len(of_pipeline):]:
+                axis.set_axis_off()
+            for (where, some), axis in zip(of_pipeline.items(), row):
+                for task, marker in zip(some, MARKERS):
+                    draw_task(axis, task, forecasts[id(task)], marker)
+                every = np.concatenate([task.L_ret for task in some])
+                span = every.min() - 0.1, every.max() + 0.1
+                axis.plot(span, span, color="grey", linewidth=0.8, label="forecast = measured")
+                axis.set(title=where, xlim=span, ylim=span, xlabel="forecast L_ret (nats per token)",
+                         ylabel="measured L_ret (nats per token)")
+
+
+def draw_task(axis, task: Task, forecast: ndarray, marker: str) -> None:
+    """Draw the runs of one Stage 3: forecast against measured, over seeds; unmixed ones are open."""
+    axis.plot([], [], marker, markersize=4, color="grey", label=f"Stage 3 at rate {task.rate:g}")
+    for k, recipe in enumerate(task.recipes):
+        value, low, high = forecast[:, :, k]
+        name = recipe.partition(",")[0]
+        colour = {str(one): colour for one, colour in COLOURS.items()}.get(name, "grey")
+        if "LoRA" in name:
+            colour = WITH_LORA
+        filled = "none" if name.startswith("unmixed") else colour
+        axis.hlines(task.L_ret[:, k], low, high, color=colour, alpha=0.12, linewidth=0.8)
+        axis.plot(value, task.L_ret[:, k], marker, markersize=4, color=colour, markerfacecolor=filled)
+
+        # In the legend a recipe is a square, whatever the rate.
+        axis.plot([], [], "s", markersize=4, color=colour, markerfacecolor=filled, label=name)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Ranks, choices, coverage
+
+def by_name(tasks: list[Task]) -> dict[str, list[Task]]:
+    """Bring the rates of Stage 3 together: tasks by pipeline and D_ft."""
+    named = {}
+    for task in tasks:
+        named.setdefault(str(task), []).append(task)
+    return named
+
+
+def choose(tasks: list[Task]) -> tuple[str, list[Task]]:
+    """Choose what ranks best on the first half of the pipelines; returns it, and the tasks of the others.
+
+    Of one pipeline nothing is chosen: a quarter of the probe is what the command takes.
+    """
+    pipelines = list(dict.fromkeys(task.pipeline for task in tasks))
+    first = pipelines[:len(pipelines) // 2]
+    if not first:
+        return QUARTER, tasks
+    half = [task for task in tasks if task.pipeline in first]
+    names = [name for name in half[0].known if name != "Stage 3 on another D_ft"]
+    chosen = max(names, key=lambda name: np.nan_to_num(over_rates(half, name).mean(), nan=-1))
+    return chosen, [task for task in tasks if task.pipeline not in first]
+
+
+def over_rates(tasks: list[Task], name: str, within: bool = False) -> ndarray:
+    """Average the rank correlation of what is known with L_ret over tasks, or of each λ apart: (seeds,)."""
+    return np.mean([correlation(task, name, within) for task in tasks], axis=0)
+
+
+def correlation(task: Task, name: str, within: bool) -> ndarray:
+    """Correlate ranks over recipes, or over those of each λ and average these: (seeds,)."""
+    known = task.known[name]
+    if not within:
+        return spearman(known, task.L_ret)
+    alike = [task.lams == lam for lam in np.unique(task.lams)]
+    return np.mean([spearman(known[:, some], task.L_ret[:, some]) for some in alike], axis=0)
+
+
+def dropped(task: Task, name: str) -> ndarray:
+    """Measure how much lower L_ret is for the choice by what is known than for that by L_im: (seeds,)."""
+    return at_least(task, "L_im") - at_least(task, name)
+
+
+def at_least(task: Task, name: str) -> ndarray:
+    """Look up L_ret of the recipe at which what is known is least: (seeds,)."""
+    return task.L_ret[np.arange(len(task.L_ret)), task.known[name].argmin(axis=1)]
+
+
+def share_of_drop(tasks: list[Task], name: str) -> str:
+    """Write which share of the drop in L_ret that perfect knowledge would gain over L_im this gains."""
+    gained = sum(dropped(task, name) for task in tasks)
+    possible = sum(at_least(task, "L_im") - task.L_ret.min(axis=1) for task in tasks)
+    return f"{gained.sum() / possible.sum():.0%}" if possible.sum() else "–"
+
+
+def left_one_out(tasks: list[Task]) -> list[ndarray]:
+    """Forecast every task, (3, seeds, n), by the law of the others: those of another pipeline or D_ft.
+
+    Raises UserError if there are no others.
+    """
+    named = by_name(tasks)
+    if len(named) < 2:
+        raise UserError("a forecast is judged on a D_ft that it was not fitted to, add runs of a second")
+    forecasts = []
+    for task in tasks:
+        law = fit([rises(some) for name, some in named.items() if name != str(task)])
+        forecasts.append(law.forecast(task.known["L_im"], task.known[QUARTER]))
+    return forecasts
+
+
+def rises(tasks: list[Task]) -> Rises:
+    """Collect what was forgotten at all rates, in all seeds, by all recipes."""
+    probe = [(task.known[QUARTER] - task.known["L_im"]).ravel() for task in tasks]
+    measured = [(task.L_ret - task.known["L_im"]).ravel() for task in tasks]
+    return Rises(np.concatenate(probe), np.concatenate(measured))
+
+
+def covers(task: Task, forecast: ndarray) -> ndarray:
+    """Tell which share of a seed's L_ret lie in their intervals, (seeds,); nan where there are none."""
+    value, low, high = forecast
+    inside = (low <= task.L_ret) & (task.L_ret <= high)
+    return np.where(np.isnan(low).any(axis=1), np.nan, inside.mean(axis=1))
+
+
+FIGURES = {"forecast": Figure("L_ret as forecast before Stage 3, and as measured after it", PLAN, Forecasts(),
+                              CHAINS, describe, panel=(4.2, 3.8))}

@@ -1,0 +1,176 @@
+"""Forecast what somebody's Stage 3 will leave of D_post in finished runs, before anybody has run it.
+
+Each run goes on, on its own D_pre, for the first quarter of such a Stage 3. What that does to the loss on
+D_post ranks the runs, and what it did to others, in results/, makes a number of the rank.
+
+    python -m experiments forecast out/a/posttrain out/b/posttrain
+    python -m experiments forecast out/*/posttrain --lr 1e-3 --tokens 200k --probe my/texts.jsonl
+    python -m experiments forecast out/*/posttrain --nproc-per-node 8 --cost       what it would take
+"""
+
+import csv
+import math
+import shlex
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.stream import whole_sequences
+from experiments.cost import cost, tokens, value
+from experiments.forecast.calibration import Law, fit
+from experiments.forecast.claims import by_name, rises
+from experiments.forecast.known import tasks_of
+from experiments.points import Point
+from experiments.sweep import Planned, Sweep, command, cores, folder_name, require_same
+from model import PRESETS, SIZES
+from run.checkpoint import read_run
+from run.device import gpus
+from run.files import UserError, make_folder
+from run.flags import Parser, positive, rate, share
+from run.report import say, table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class State(NamedTuple):
+    """A run to be forecast, its L_im, and its probes."""
+    run: Path
+    L_im: float
+    probes: list[Planned]
+
+
+def main(argv: list[str]) -> None:
+    args = parse(argv)
+    law = calibrated(args.calibration)
+    states = [state_of(run, args) for run in args.runs]
+
+    # The probes are runs like any: made once, priced and listed before, continued when they were killed.
+    probes = [probe for state in states for probe in state.probes]
+    for probe in probes:
+        if probe.is_finished():
+            require_same(probe)
+    jobs = min(len(probes), args.jobs or max(1, (gpus() or cores()) // args.nproc_per_node))
+    say(cost("forecast", probes, jobs, args.nproc_per_node))
+    if args.cost:
+        return
+    make_folder(args.out)
+    missing = [probe for probe in probes if not probe.is_finished()]
+    budgets = {probe: tokens(probe) for probe in missing}
+    failed = Sweep(missing, jobs, args.nproc_per_node, args.out, budgets).execute()
+    for probe, lines in failed.items():
+        print(f"\nFAILED {shlex.join(command(probe, args.nproc_per_node))}\n{lines}", file=sys.stderr)
+    if failed:
+        raise UserError(f"{len(failed)} probes failed, mend the cause and run this again")
+    tell(states, law)
+
+
+def parse(argv: list[str]) -> Namespace:
+    """Read the command line; what does not go together ends the process."""
+    parser = Parser(__doc__)
+    parser.prog = "-m experiments forecast RUN"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of Stage 2")
+    parser.flag("lr", rate, "of the Stage 3 that is feared [finetune.py's for the preset]")
+    parser.flag("tokens", positive, "of the Stage 3 that is feared [likewise]")
+    parser.flag("share", share, "of its steps that the probe takes [0.25]", default=0.25)
+    parser.add_argument("--probe", nargs="+", metavar="CORPUS", help="what to go on with [each run's D_pre]")
+    parser.add_argument("--calibration", nargs="+", type=Path, metavar="CSV",
+                        help="figures' forecast.csv to learn the numbers from [those in results/]")
+    parser.flag("jobs", positive, "probes at once [one a GPU, or one a CPU core]", metavar="N")
+    parser.flag("nproc-per-node", positive, "processes a probe, by torchrun, a GPU each [1]", metavar="N",
+                default=1)
+    parser.flag("out", Path, "folder of the probes [out/forecast]", metavar="DIR",
+                default=Path("out/forecast"))
+    parser.add_argument("--cost", action="store_true", help="only print the cost")
+    args = parser.parse_args(argv)
+    if args.share == 0:
+        parser.error("--share 0 is no probe")
+    return args
+
+
+def state_of(run: Path, args: Namespace) -> State:
+    """Plan the probes of a run; raises UserError if it is not finished or has no L_im."""
+    if not (run / "run.json").exists():
+        raise UserError(f"no finished run {run}, give the folder of one")
+    lineage = read_run(run)["lineage"]
+    measured = [entry["losses"]["L_im"]["mean"] for entry in lineage if "L_im" in entry["losses"]]
+    if not measured:
+        raise UserError(f"{run} has no L_im, give a run after Stage 2")
+
+    # The run stands for its chain: what a plan must know of it is the preset and the model's sizes.
+    first = lineage[0]["args"]
+    sizes = [(f"--{name.replace('_', '-')}", str(first[name])) for name in SIZES if first.get(name)]
+    seed = lineage[-1]["args"]["seed"]
+    parent = Planned(lineage[-1]["stage"], (("--preset", first["preset"]), *sizes), seed, run, parent=None)
+
+    # A quarter of a Stage 3 is its first steps, on its own schedule.
+    feared = Planned("finetune", tuple(stage_3(args)), seed, run, parent)
+    context = first.get("context") or PRESETS[first["preset"]]["context"]
+    batch = int(value(feared, "--batch"))
+    steps = math.ceil(whole_sequences(int(value(feared, "--tokens")), context) / batch)
+    taken = max(1, round(args.share * steps))
+    begun = [(flag, word) for flag, word in stage_3(args) if flag != "--tokens"]
+    begun += [("--tokens", str(taken * batch * context)), ("--leave", str(steps - taken))]
+    probes = []
+    for corpus in args.probe or [first["pre"]]:
+        settings = (("--ft", corpus), *begun)
+        home = args.out / "-".join(run.resolve().parts[1:]) / folder_name(settings)
+        probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
+    return State(run, measured[-1], probes)
+
+
+def stage_3(args: Namespace) -> list[tuple[str, str]]:
+    """Write what was said of the Stage 3 that is feared, as its flags."""
+    return [(f"--{name}", f"{getattr(args, name):g}" if name == "lr" else str(getattr(args, name)))
+            for name in ("lr", "tokens") if getattr(args, name)]
+
+
+def calibrated(paths: list[Path] | None) -> Law | None:
+    """Fit the law to every task in the figures' tables; None where there are none.
+
+    Raises UserError if a file is not such a table.
+    """
+    rises_of = []
+    for path in paths or sorted(RESULTS.glob("*/forecast.csv")):
+        named = by_name(tasks_of(read_table(path)))
+        rises_of += [rises(tasks) for tasks in named.values()]
+    return fit(rises_of) if rises_of else None
+
+
+def read_table(path: Path) -> list[Point]:
+    """Read the points that a figure wrote; raises UserError if it did not."""
+    try:
+        with open(path, newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        words = {"run", "preset", "pipeline", "seed", "recipe", "done"}
+        return [{name: text if name in words or not text else float(text) for name, text in row.items()}
+                for row in rows if row["done"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = type(error).__name__
+        raise UserError(f"{path} is no forecast.csv of the figure ({reason}), name one") from error
+
+
+def tell(states: list[State], law: Law | None) -> None:
+    """Print the runs, the one that will keep most first, and what it took to know."""
+    rows = []
+    for state in states:
+        done = [read_run(probe.out) for probe in state.probes]
+        L_probe = float(np.mean([run["losses"]["L_ret"]["mean"] for run in done]))
+        told = "–"
+        if law:
+            forecast, low, high = law.forecast(state.L_im, L_probe)
+            told = f"{forecast:.3f} [{low:.3f}, {high:.3f}]" if law.tasks > 1 else f"{forecast:.3f}"
+        rows.append((L_probe, [str(state.run), f"{state.L_im:.3f}", f"{L_probe:.3f}", told]))
+    rows.sort(key=lambda row: row[0])
+    header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
+    say(table(header, [cells for _, cells in rows]))
+    if not law:
+        say("No calibration is here: this ranks the runs and gives no number, see --calibration.")
+
+    # What it took, beside what it stands for.
+    probes = [probe for state in states for probe in state.probes]
+    trained = sum(tokens(probe) for probe in probes)
+    seconds = sum(read_run(probe.out)["seconds"]["total"] for probe in probes)
+    say(f"{len(probes)} probes: {trained:,.0f} tokens, {seconds:.0f} s")

@@ -1,0 +1,136 @@
+"""What is known of every θ_post before anybody fine-tunes it, beside the L_ret that was measured after."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from experiments.courses import evaluations
+from experiments.early_exposure.claims import Recipe
+from experiments.points import Point, distinct, having, seed_of, stem
+from run.files import UserError
+
+SHARES = {"eighth": 1 / 8, "quarter": 1 / 4}                 # of the probe's steps
+QUARTER = "a quarter of Stage 3 on D_pre"
+PROBES = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "L_post"}
+
+
+class Task(NamedTuple):
+    """What is to be forecast: L_ret after one Stage 3, from the n recipes of a pipeline in the same seeds."""
+    pipeline: str                        # "web → music"
+    ft: str
+    rate: float                          # of Stage 3
+    recipes: list[str]                   # (n,)
+    lams: ndarray                        # (n,)
+    known: dict[str, ndarray]            # by name, what is known before, (seeds, n)
+    L_ret: ndarray                       # (seeds, n)
+
+    def __str__(self) -> str:
+        return f"{self.pipeline} → {self.ft}"
+
+
+def describe(lineage: list[dict]) -> dict[str, object]:
+    """Tell a θ_post, what is known of it, and what D_post's loss became after what was done to it.
+
+    Done was a Stage 3 at a rate, on D_pre where it is a probe, or a change of the weights, which has no rate.
+    """
+    pre, post, last = (entry["args"] for entry in lineage)
+    losses = [{name: loss["mean"] for name, loss in entry["losses"].items()} for entry in lineage]
+    additions = [name for name in ("dropout", "replay") if post[name]]
+    if post["lora"]:
+        additions.append("LoRA")
+    recipe = Recipe(lineage[0]["lam"] > 0, tuple(additions))
+    known = {"pipeline": f"{stem(pre['pre'])} → {stem(pre['post'])}", "seed": seed_of(lineage),
+             "recipe": f"{recipe}, rate {post['lr']:g}, {post['max_tokens'] / 1e6:g}M tokens",
+             "lam": round(lineage[0]["lam"], 2),
+             "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
+             "L_pre of θ_post": losses[1]["L_pre"]}
+
+    # The steps of a probe are filled in from its log.
+    course = dict.fromkeys(SHARES, "")
+    if lineage[-1]["stage"] == "finetune":
+        return known | {"done": stem(last["ft"]), "rate": last["lr"], "L_post": losses[2]["L_ret"]} | course
+    done = f"noise of γ = {last['gamma']:g}"
+    if last["back"]:
+        done = f"{last['back']:g} of the way back to θ_pre"
+    return known | {"done": done, "rate": 0.0, "L_post": losses[2]["L_post"]} | course
+
+
+def is_probe(point: Point) -> bool:
+    """Tell whether what was done was a Stage 3 on D_pre."""
+    return point["done"] == point["pipeline"].split(" → ")[0]
+
+
+def with_course(point: Point, steps: int, run: Path) -> Point:
+    """Fill in a probe's losses on D_post close to an eighth and a quarter of its steps.
+
+    Raises UserError if no evaluation is within a tenth of them.
+    """
+    measured = evaluations(run, "L_ret")
+    told = {}
+    for name, share in SHARES.items():
+        nearest = min(measured, key=lambda step: abs(step - share * steps))
+        if abs(nearest - share * steps) > share * steps / 10:
+            raise UserError(f"{run} has no evaluation close to step {share * steps:.0f}, run it again with "
+                            f"--eval-every {share * steps:.0f}")
+        told[name] = measured[nearest]
+    return point | told
+
+
+def tasks_of(points: list[Point]) -> list[Task]:
+    """Line up what is known and what came out, over the seeds that have all of it.
+
+    Raises UserError if there is nothing to forecast, or no seed has everything.
+    """
+    tasks = []
+    for pipeline in distinct(points, "pipeline"):
+        there = having(points, pipeline=pipeline)
+        tuned = [point for point in there if point["rate"] and not is_probe(point)]
+        for ft in distinct(tuned, "done"):
+            for rate in sorted(distinct(having(tuned, done=ft), "rate")):
+                tasks.append(task_of(there, pipeline, ft, rate))
+    if not tasks:
+        raise UserError("none of these runs is a Stage 3 on another corpus than D_pre, add those to forecast")
+    return tasks
+
+
+def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
+    """Line up one Stage 3; raises UserError if no seed has everything."""
+    cases = {}
+    for point in points:
+        if point["rate"] in (0, rate):
+            cases.setdefault((point["seed"], point["recipe"]), []).append(point)
+    known = {where: known_of(case, ft) for where, case in cases.items()}
+
+    # A seed counts if it has everything of every recipe that any seed has.
+    recipes = sorted({recipe for _, recipe in cases})
+    seeds = [seed for seed in sorted({seed for seed, _ in cases})
+             if all(known.get((seed, recipe)) for recipe in recipes)]
+    if not seeds:
+        raise UserError(f"no seed has every run of {pipeline} → {ft} at rate {rate:g}, "
+                        "finish its sweep first")
+    names = known[seeds[0], recipes[0]]
+    lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
+                for name in names}
+    lams = np.array([cases[seeds[0], recipe][0]["lam"] for recipe in recipes])
+    return Task(pipeline, ft, rate, recipes, lams, lined_up, L_ret=lined_up.pop("L_ret"))
+
+
+def known_of(case: list[Point], ft: str) -> dict[str, float] | None:
+    """Collect what is known of one θ_post, and L_ret after Stage 3 on `ft`; None if some of it is lacking."""
+    measured = having(case, done=ft)
+    probes = [point for point in case if is_probe(point)]
+    changed = having(case, rate=0.0)
+    if not measured or not probes or not changed:
+        return None
+    known = {name: measured[0][name] for name in ("L_im", "L_post of θ_pre", "L_pre of θ_post")}
+    known |= {point["done"]: point["L_post"] for point in changed}
+    known |= {name: float(probes[0][column]) for name, column in PROBES.items()}
+
+    # What another Stage 3 did is known to who has run one.
+    others = [point["L_post"] for point in case
+              if point["rate"] and point["done"] != ft and not is_probe(point)]
+    if others:
+        known["Stage 3 on another D_ft"] = float(np.mean(others))
+    return known | {"L_ret": measured[0]["L_post"]}

@@ -1,0 +1,33 @@
+"""The runs of the study, in the words of `experiments/early_exposure/plan.py`: many are that paper's.
+
+From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre in its place, which is the probe, and
+two changes of the weights that need no training.
+"""
+
+from experiments import early_exposure
+
+CORPORA = early_exposure.CORPORA             # toy, 30m, 135m, 1b
+RECIPES = ("$sweep", "$dropout", "$replay", "--lora $lora", "$short")
+
+
+def lines_of(post: str, ft: str) -> list[str]:
+    """Write the chains of every recipe on one D_post."""
+    lines = []
+    for recipe in RECIPES:
+        theta_post = f"pretrain --pre $pre --post {post} $size --lam {{0,1}} | posttrain {recipe}"
+        lines += [f"{theta_post} | finetune --ft {ft} $rates",
+                  f"{theta_post} | finetune --ft $pre $rates $course",
+                  f"{theta_post} | noise --ft $pre $noise",
+                  f"{theta_post} | noise --ft $pre --gamma 0 --back 0.5 --draws 2"]
+    return lines
+
+
+PLAN = lines_of("$post", "{$ft,$other}") + lines_of("$other", "{$ft,$post}")
+MORE = {  # what the paper's settings lack; a course is evaluated at about an eighth and a quarter of Stage 3
+    "toy": {"short": "--max-tokens 250k --lr 1e-3", "course": "--eval-every 12"},
+    "30m": {"short": "--max-tokens 20M --lr 1e-3", "course": "--eval-every 53"},
+    "135m": {"short": "--max-tokens 75M --batch 480 --lr 5e-4", "course": "--eval-every 51"},
+    "1b": {"short": "--max-tokens 75M --lr 5e-5", "course": "--eval-every 48"},
+}
+SETTINGS = {preset: settings | MORE[preset] | {"noise": "--gamma 0.2 --draws 4"}
+            for preset, settings in early_exposure.SETTINGS.items()}
