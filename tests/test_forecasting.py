@@ -9,9 +9,9 @@ import pytest
 from experiments import early_exposure, forecast
 from experiments.cost import tokens, value
 from experiments.forecast.calibration import Law, Rises, fit
-from experiments.forecast.claims import dropped, share_of_drop
+from experiments.forecast.claims import COMBINED, dropped, share_of_drop, standardized, with_combination
 from experiments.forecast.command import read_table
-from experiments.forecast.known import QUARTER, tasks_of
+from experiments.forecast.known import QUARTER, Task, tasks_of
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.statistics import ranks, spearman, student_t
 from experiments.sweep import plan
@@ -94,9 +94,9 @@ def test_stage_3_runs_are_the_papers_as_far_as_it_has_them():
 
 
 def write_study(seeds=3, of_probe=1.0, corpora=CORPORA):
-    """Finished runs of the plan: Stage 3 forgets twice what a quarter of the probe does, to a power.
+    """Finished runs of the plan: Stage 3 forgets twice what a quarter of the probe does, or at 0 anything.
 
-    L_im says nothing: it is drawn at random.
+    The lower L_im is, the more is forgotten.
     """
     rng = np.random.default_rng(0)
     for seed in range(1, seeds + 1):
@@ -104,7 +104,8 @@ def write_study(seeds=3, of_probe=1.0, corpora=CORPORA):
         for run in plan(PLAN, "toy", SETTINGS["toy"], corpora, seed, Path("runs")):
             if run.seed != seed or run.stage in ("pretrain", "posttrain"):
                 continue
-            L_im, rise = forgotten.setdefault(run.parent.out, (rng.uniform(1, 1.1), rng.uniform(0.1, 0.5)))
+            rise = forgotten.setdefault(run.parent.out, rng.uniform(0.1, 0.5))
+            L_im = 1.1 - 0.2 * rise
             flags = dict(run.settings)
             earlier = {"L_im": L_im, "L_post": rng.uniform(2, 3), "L_pre": rng.uniform(1, 2)}
             if run.stage == "noise":
@@ -119,7 +120,8 @@ def write_study(seeds=3, of_probe=1.0, corpora=CORPORA):
                 lines = [{"step": step, "L_ret": L_im + rise * step / 24} for step in (12, 24, 36)]
                 (run.out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             else:
-                finish(run, {"L_ret": L_im + 2 * rise ** of_probe, "L_im": L_im}, earlier)
+                forgets = of_probe * 2 * rise + (1 - of_probe) * rng.uniform(0.1, 2)
+                finish(run, {"L_ret": 1 + forgets, "L_im": L_im}, earlier)
 
 
 def verdict_of(claim):
@@ -131,18 +133,33 @@ def verdict_of(claim):
 def test_a_probe_that_tells_all_is_seen_to(stage):
     write_study()
     draw(stage, "forecast")
-    for claim in ("the forecast ranks θ_post", "it ranks those of one λ", "it ranks better than L_im"):
+    for claim in ("the forecast ranks θ_post", "it ranks those of one λ", "it ranks better than L_im",
+                  "choosing by it lowers L_ret"):
         assert verdict_of(claim) == ["seen (3 seeds)"] * 2, claim           # half of the tasks is judged
     assert verdict_of("95% intervals cover 90%") == ["seen (3 seeds)"] * 4
     text = Path("figures/forecast.md").read_text()
     assert text.count(", 100% of what is possible |") == 2
-    assert "| web → chat → chem | Stage 3 on D_pre | 1.00 [1.00, 1.00] |" in text
+    assert "| web → chat → chem | Stage 3 on another D_ft | 1.00 [1.00, 1.00] |" in text
 
 
-def test_a_probe_that_tells_the_contrary_is_not_seen_to(stage):
-    write_study(of_probe=-1.0)
+def test_a_probe_that_tells_nothing_is_not_seen_to(stage):
+    write_study(of_probe=0.0)
     draw(stage, "forecast")
-    assert set(verdict_of("the forecast ranks θ_post")) == {"not seen (3 seeds)"}
+    for claim in ("the forecast ranks θ_post", "it ranks better than L_im", "choosing by it lowers L_ret"):
+        assert set(verdict_of(claim)) == {"not seen (3 seeds)"}, claim
+
+
+def test_the_combination_is_fitted_to_other_tasks_only():
+    """Of two kinds in one task and a third in the other, each is weighted as the other task has it."""
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(3, 1, 9))
+    kinds = {"noise of γ = 0.2": a, "0.5 of the way back to θ_pre": b, "an eighth of Stage 3 on D_pre": c}
+    tasks = [Task("web → music", ft, 1e-3, ["r"] * 9, np.zeros(9), kinds, L_ret)
+             for ft, L_ret in (("chem", standardized(a)), ("chat", standardized(b)))]
+    chem, chat = with_combination(tasks)
+    assert spearman(chem.known[COMBINED], b) == pytest.approx([1])
+    assert spearman(chat.known[COMBINED], a) == pytest.approx([1])
+    assert with_combination(tasks[:1]) == tasks[:1]
 
 
 def test_the_drop_is_what_choosing_gains_over_choosing_by_L_im(stage):

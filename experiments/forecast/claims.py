@@ -24,6 +24,8 @@ from run.files import UserError
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "noise"))
 COVERED = 0.9                # of the L_ret that lie in their 95% intervals, so much or more
 MARKERS = "o^sDv"            # by Stage-3 rate, the lowest first
+CHEAP = ("noise", "0.5 of the way back", "an eighth")        # how the names of these kinds begin
+COMBINED = "noise, way back and an eighth, combined"
 WITH_LORA = "#c2185b"        # in the paper's figures LoRA has the colour of its frontier without
 
 
@@ -50,7 +52,7 @@ class Forecasts(NamedTuple):
 
     def verdicts(self, points: list[Point]) -> list[list[str]]:
         """Judge every claim where nothing was chosen: rows of `drawing.VERDICTS`."""
-        tasks = tasks_of(points)
+        tasks = with_combination(tasks_of(points))
         chosen, judged = choose(tasks)
         forecasts = left_one_out(tasks)
         rows = []
@@ -81,7 +83,7 @@ class Forecasts(NamedTuple):
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate how well everything that is known ranks, under a header."""
-        tasks = tasks_of(points)
+        tasks = with_combination(tasks_of(points))
         rows = [["where", "known before Stage 3", "Spearman", "within λ", "of the possible drop in L_ret"]]
         for where, some in by_name(tasks).items():
             for name in some[0].known:
@@ -91,7 +93,7 @@ class Forecasts(NamedTuple):
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline, every run with its interval."""
-        tasks = tasks_of(points)
+        tasks = with_combination(tasks_of(points))
         forecasts = dict(zip(map(id, tasks), left_one_out(tasks)))
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             of_pipeline = by_name([task for task in tasks if task.pipeline == pipeline])
@@ -179,6 +181,38 @@ def share_of_drop(tasks: list[Task], name: str) -> str:
     gained = sum(dropped(task, name) for task in tasks)
     possible = sum(at_least(task, "L_im") - task.L_ret.min(axis=1) for task in tasks)
     return f"{gained.sum() / possible.sum():.0%}" if possible.sum() else "–"
+
+
+def with_combination(tasks: list[Task]) -> list[Task]:
+    """Add to what is known the best linear combination of the cheap kinds, fitted to the other tasks.
+
+    Each is taken in standard deviations over the recipes of a task and seed. Nothing is added where there is
+    no other pipeline or D_ft.
+    """
+    named = by_name(tasks)
+    if len(named) < 2:
+        return tasks
+    told = []
+    for task in tasks:
+        others = [other for other in tasks if str(other) != str(task)]
+        columns = np.concatenate([cheap(other) for other in others])
+        wanted = np.concatenate([standardized(other.L_ret).ravel() for other in others])
+        weights = np.linalg.lstsq(columns, wanted)[0]
+        combined = (cheap(task) @ weights).reshape(task.L_ret.shape)
+        told.append(task._replace(known=task.known | {COMBINED: combined}))
+    return told
+
+
+def cheap(task: Task) -> ndarray:
+    """Collect what costs least to know, standardized: (seeds · n, kinds)."""
+    kinds = [values for name, values in task.known.items() if name.startswith(CHEAP)]
+    return np.column_stack([standardized(values).ravel() for values in kinds])
+
+
+def standardized(values: ndarray) -> ndarray:
+    """Measure (seeds, n) from its mean over recipes, in its standard deviations."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    return centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
 
 
 def left_one_out(tasks: list[Task]) -> list[ndarray]:

@@ -36,9 +36,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class State(NamedTuple):
-    """A run to be forecast, its L_im, and its probes."""
+    """A run to be forecast, its L_im, the tokens of the feared Stage 3, and the probes in its place."""
     run: Path
     L_im: float
+    stage_3: float
     probes: list[Planned]
 
 
@@ -118,7 +119,7 @@ def state_of(run: Path, args: Namespace) -> State:
         settings = (("--ft", corpus), *begun)
         home = args.out / "-".join(run.resolve().parts[1:]) / folder_name(settings)
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
-    return State(run, measured[-1], probes)
+    return State(run, measured[-1], value(feared, "--tokens"), probes)
 
 
 def stage_3(args: Namespace) -> list[tuple[str, str]]:
@@ -173,4 +174,6 @@ def tell(states: list[State], law: Law | None) -> None:
     probes = [probe for state in states for probe in state.probes]
     trained = sum(tokens(probe) for probe in probes)
     seconds = sum(read_run(probe.out)["seconds"]["total"] for probe in probes)
-    say(f"{len(probes)} probes: {trained:,.0f} tokens, {seconds:.0f} s")
+    whole = sum(state.stage_3 for state in states)
+    say(f"{len(probes)} probes took {trained:,.0f} tokens and {seconds:.0f} s; "
+        f"Stage 3 of each run takes {whole:,.0f} tokens for every D_ft")

@@ -10,13 +10,13 @@ CORPORA = early_exposure.CORPORA             # toy, 30m, 135m, 1b
 RECIPES = ("$sweep", "$dropout", "$replay", "--lora $lora", "$short")
 
 
-def lines_of(post: str, ft: str) -> list[str]:
-    """Write the chains of every recipe on one D_post."""
+def lines_of(post: str, ft: str, rates: str = "$rates") -> list[str]:
+    """Write the chains of every recipe on one D_post, at some rates of Stage 3."""
     lines = []
     for recipe in RECIPES:
         theta_post = f"pretrain --pre $pre --post {post} $size --lam {{0,1}} | posttrain {recipe}"
-        lines += [f"{theta_post} | finetune --ft {ft} $rates",
-                  f"{theta_post} | finetune --ft $pre $rates $course",
+        lines += [f"{theta_post} | finetune --ft {ft} {rates}",
+                  f"{theta_post} | finetune --ft $pre {rates} $course",
                   f"{theta_post} | noise --ft $pre $noise",
                   f"{theta_post} | noise --ft $pre --gamma 0 --back 0.5 --draws 2"]
     return lines

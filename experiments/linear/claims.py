@@ -11,6 +11,9 @@ from experiments.curves import Curve, Curves, Judged
 from experiments.drawing import Figure
 from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, LOSSES, MIXED, MIXING, PURPLE, UNMIXED,
                                                describe, frontiers)
+from experiments.forecast.claims import CHAINS as WITH_PROBES
+from experiments.forecast.claims import Forecasts
+from experiments.forecast.known import describe as describe_known
 from experiments.linear.plan import PLANS
 from experiments.points import stem
 from experiments.statistics import estimate, slope
@@ -77,6 +80,9 @@ FIGURES = {
     "place-frontiers": Figure("Unmixed, mixed, by the place of D_ft",
                               PLANS["place"], frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS,
                               describe),
+    "place-forecast": Figure("L_ret as forecast from D_pre, by the share of D_ft that is like D_post",
+                             PLANS["place-forecast"], Forecasts(), WITH_PROBES, describe_known,
+                             panel=(3.4, 3.2)),
     "matched-rates": Figure("Compute-matched: the best λ by Stage 3's rate", PLANS["matched-rates"], MATCHED,
                             CHAINS, describe, panel=(4.2, 3.2)),
 }
