@@ -206,9 +206,9 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
         assert L_probe == f"{losses[run[4:]]:.3f}"
         assert float(low.strip("[,")) <= float(value) <= float(high.strip("]"))
 
-    # What is there is not made again, and without a calibration there is no number.
-    again = forecast_of("out/a out/b --tokens 4k")
-    assert "2 of them finished" in again.out and "this ranks the runs and gives no number" in again.out
+    # What is there is not made again, nor twice, and without a calibration there is no number.
+    again = forecast_of("out/a out/b out/a --tokens 4k")
+    assert "2 of them finished" in again.out and "This ranks the runs. A number takes" in again.out
 
 
 @pytest.mark.parametrize("words, says", [
@@ -216,6 +216,7 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
     ("out/pretrain", "out/pretrain has no L_im, give a run after Stage 2"),
     ("out/pretrain --share 0", "--share 0 is no probe"),
     ("out/pretrain --calibration pre.jsonl", "pre.jsonl is no forecast.csv of the figure"),
+    ("out/pretrain --calibration a.csv --share 0.5", "--calibration is of a quarter of Stage 3 on D_pre"),
 ])
 def test_what_cannot_be_forecast_is_one_line(stage, forecast_of, words, says):
     stage("pretrain", "--tokens 1k")

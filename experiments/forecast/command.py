@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.sources import find_source
 from data.stream import whole_sequences
 from experiments.cost import cost, tokens, value
 from experiments.forecast.calibration import Law, fit
 from experiments.forecast.claims import by_name, rises
-from experiments.forecast.known import tasks_of
+from experiments.forecast.known import SHARES, tasks_of
 from experiments.points import Point
 from experiments.sweep import Planned, Sweep, command, cores, folder_name, require_same
 from model import PRESETS, SIZES
@@ -33,6 +34,7 @@ from run.flags import Parser, positive, rate, share
 from run.report import say, table
 
 RESULTS = Path(__file__).parent / "results"
+QUARTER_SHARE = SHARES["quarter"]
 
 
 class State(NamedTuple):
@@ -44,9 +46,12 @@ class State(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
+    # What the law was fitted to is a quarter of Stage 3 on D_pre: of other probes it says nothing.
     args = parse(argv)
-    law = calibrated(args.calibration)
-    states = [state_of(run, args) for run in args.runs]
+    law = None
+    if args.share == QUARTER_SHARE and not args.probe:
+        law = calibrated(args.calibration)
+    states = [state_of(run, args) for run in dict.fromkeys(args.runs)]
 
     # The probes are runs like any: made once, priced and listed before, continued when they were killed.
     probes = [probe for state in states for probe in state.probes]
@@ -75,7 +80,7 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of Stage 2")
     parser.flag("lr", rate, "of the Stage 3 that is feared [finetune.py's for the preset]")
     parser.flag("tokens", positive, "of the Stage 3 that is feared [likewise]")
-    parser.flag("share", share, "of its steps that the probe takes [0.25]", default=0.25)
+    parser.flag("share", share, "of its steps that the probe takes [0.25]", default=QUARTER_SHARE)
     parser.add_argument("--probe", nargs="+", metavar="CORPUS", help="what to go on with [each run's D_pre]")
     parser.add_argument("--calibration", nargs="+", type=Path, metavar="CSV",
                         help="figures' forecast.csv to learn the numbers from [those in results/]")
@@ -88,6 +93,8 @@ def parse(argv: list[str]) -> Namespace:
     args = parser.parse_args(argv)
     if args.share == 0:
         parser.error("--share 0 is no probe")
+    if args.calibration and (args.share != QUARTER_SHARE or args.probe):
+        parser.error("--calibration is of a quarter of Stage 3 on D_pre, leave --share and --probe away")
     return args
 
 
@@ -114,8 +121,11 @@ def state_of(run: Path, args: Namespace) -> State:
     taken = max(1, round(args.share * steps))
     begun = [(flag, word) for flag, word in stage_3(args) if flag != "--tokens"]
     begun += [("--tokens", str(taken * batch * context)), ("--leave", str(steps - taken))]
+    if first.get("text_field") and not args.probe:
+        begun.append(("--text-field", first["text_field"]))
     probes = []
     for corpus in args.probe or [first["pre"]]:
+        find_source(corpus)                              # what is not there is said now
         settings = (("--ft", corpus), *begun)
         home = args.out / "-".join(run.resolve().parts[1:]) / folder_name(settings)
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
@@ -133,11 +143,11 @@ def calibrated(paths: list[Path] | None) -> Law | None:
 
     Raises UserError if a file is not such a table.
     """
-    rises_of = []
+    known = []
     for path in paths or sorted(RESULTS.glob("*/forecast.csv")):
         named = by_name(tasks_of(read_table(path)))
-        rises_of += [rises(tasks) for tasks in named.values()]
-    return fit(rises_of) if rises_of else None
+        known += [rises(tasks) for tasks in named.values()]
+    return fit(known) if known else None
 
 
 def read_table(path: Path) -> list[Point]:
@@ -168,7 +178,7 @@ def tell(states: list[State], law: Law | None) -> None:
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))
     if not law:
-        say("No calibration is here: this ranks the runs and gives no number, see --calibration.")
+        say("This ranks the runs. A number takes a --calibration, of a quarter of Stage 3 on D_pre.")
 
     # What it took, beside what it stands for.
     probes = [probe for state in states for probe in state.probes]
