@@ -493,5 +493,10 @@ def test_verdicts_are_printed_for_every_claim(capsys):
         assert printed.count(found.claim) == 1
     for found in errata(STANDARD, COARSE):
         assert found.quantity in printed
+
+    # Outside its premise a claim neither holds nor fails.
+    assert printed.count("no bound") == 1 and printed.count("not applicable") == 1
+    assert ("25 checks, 18 hold, 5 fail (3 of 5.1; 1 of 5.2, C.15; 1 of 5.3, C.16), 2 say nothing here\n"
+            in printed)
     command.print_theorems(replace(STANDARD, depth=3, T=DEPTHS[3]), COARSE)
     assert "they speak of two factors" in capsys.readouterr().out

@@ -336,7 +336,8 @@ def test_command_prints_the_verdicts_and_draws(tmp_path, capsys, monkeypatch):
     (tmp_path / "another.png").touch()
     command.main()
     printed = capsys.readouterr().out
-    assert "assumptions: all hold" in printed and " NO" not in printed and printed.count("yes") == 45
+    assert printed.startswith("---- theorems\nassumptions: all hold") and "\n25 checks, 25 hold\n" in printed
+    assert " NO" not in printed and printed.count("yes") == 45
     names = ["alpha.png", "departures.png", "frontier.png", "matched.png", "stages.png", "times.png",
              "window.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "another.png"])
@@ -355,8 +356,9 @@ def test_what_replay_and_the_penalty_do_to_L_ret_is_printed(capsys):
     found = figures.runs_over_alpha(STANDARD, 0.02)
     command.print_over_alpha(found)
     as_set, replayed, held = capsys.readouterr().out.splitlines()
+    assert as_set.startswith("over α, Stage 2 as set: L_im 2.0")
     assert "L_ret nowhere" not in as_set + replayed + held and "lowers" not in as_set
-    above = found["λ_reg = 0.3"].L_ret - found["as set"].L_ret
+    above = found["with λ_reg = 0.3"].L_ret - found["as set"].L_ret
     assert f"lowers L_ret by up to {-above.min():.2f} (α = 0.7" in held
     assert f"raises L_ret by up to {above.max():.2f} (α = 0.00)" in held
     assert above[0] == above.max() > 1.5
@@ -401,6 +403,11 @@ def test_bad_values_give_one_line(flags, error_of, monkeypatch):
     error_of(*flags)
 
 
+def test_a_flag_that_is_none_is_named_with_where_they_are_told(error_of):
+    assert error_of("--aplha", "0.5") == (
+        "error: unrecognized arguments: --aplha, see python -m theory --help\n")
+
+
 @pytest.mark.parametrize("flags", [["--alpha", "0.85"], ["--eta", "0.005"], ["--steps", "10"], ["--t-pre", "7"]])
 def test_what_a_topic_would_ignore_is_refused(flags, error_of, monkeypatch):
     monkeypatch.setattr(command, "tell", lambda s, args: None)
@@ -429,10 +436,13 @@ def test_a_folder_without_permission_is_refused(error_of, tmp_path):
     assert "Permission denied" in error_of("--out", str(tmp_path))
 
 
-def test_help_has_a_sentence_for_every_topic_and_for_every_number(capsys):
+def test_help_has_a_sentence_for_every_topic_and_for_every_number(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         command.parse(["--help"])
-    printed = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 110
+    printed = " ".join(printed.split())
     for name in ("theorems", *command.NETWORKS):
         assert f"{name} {command.TOPICS[name]}" in printed and command.TOPICS[name].endswith(".")
     for field in fields(Setting):

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import sys
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Iterator
@@ -104,6 +105,7 @@ def tell_theorems(s: Setting, args: argparse.Namespace) -> Iterator[tuple[str, F
     yield "stages", draw_stages(s, args.eta)
 
     # The theorems, what their Δ hides, and the window that they hold in.
+    print("---- theorems")
     print_theorems(s, args.eta)
     frontiers = both_frontiers(s, args.eta)
     print_frontier(frontiers)
@@ -156,13 +158,17 @@ def print_theorems(s: Setting, eta: float) -> None:
     """Print the assumptions that are violated, both sides and the verdict of every claim, and errata."""
     broken = [f"violated: {condition}" for condition in violations(s)]
     print("assumptions: " + ("; ".join(broken) or "all hold"))
-    print(f"\n{'theorem':<9}  {'claim':<64}  {'left':>9}   {'right':>9}  holds  at exact rank")
-    for check, at_exact_rank in zip(theorems(s, eta), theorems(s, eta, ideal=True)):
-        print(f"{sides(check)}  {verdict(check):<5}  {verdict(at_exact_rank)}")
+    print("trained: by gradient descent; against: by formula, or trained too where a claim compares two")
+    print(f"\n{'theorem':<9}  {'claim':<64}  {'trained':>9}   {'against':>9}  {'holds':<8}  at exact rank")
+    of_theorems = theorems(s, eta)
+    for check, at_exact_rank in zip(of_theorems, theorems(s, eta, ideal=True)):
+        print(f"{sides(check)}  {verdict(check):<8}  {verdict(at_exact_rank)}")
     if s.depth > 2:
         print("C.9, C.13 to C.17: not checked, they speak of two factors")
-    for check in lemmas(s, eta):
+    of_lemmas = lemmas(s, eta)
+    for check in of_lemmas:
         print(f"{sides(check)}  {verdict(check)}")
+    print(in_all([*of_theorems, *of_lemmas]))
 
     # A word stands where no number is printed.
     print(f"\n{'where':<9}  {'number':<64}  {'printed':>9}   {'derived':>9}  {'measured':>9}")
@@ -181,8 +187,21 @@ def sides(check: Check) -> str:
 
 
 def verdict(check: Check) -> str:
-    """Say whether a claim holds."""
-    return "yes" if check.holds else "NO"
+    """Say whether a claim holds, or why it says nothing."""
+    return check.void or ("yes" if check.holds else "NO")
+
+
+def in_all(checks: list[Check]) -> str:
+    """Count what holds, and what does not under the names of the theorems."""
+    telling = [check for check in checks if not check.void]
+    failed = Counter(check.theorem for check in telling if not check.holds)
+    words = f"{len(checks)} checks, {len(telling) - failed.total()} hold"
+    if failed:
+        names = "; ".join(f"{count} of {theorem}" for theorem, count in failed.items())
+        words += f", {failed.total()} fail ({names})"
+    if len(telling) < len(checks):
+        words += f", {len(checks) - len(telling)} say nothing here"
+    return words
 
 
 def print_frontier(found: list[Frontier]) -> None:
@@ -215,16 +234,16 @@ def print_edge_errors(errors: EdgeErrors, eta: float) -> None:
         print("window: none of its edges is in the map")
         return
     print(f"window: {errors.measured} of {errors.predicted} edges over α found, within {errors.flow:.1%} of "
-          f"where flow has them at --eta {eta:g},\n{errors.clock:.0%} of where the clock has them")
+          f"where flow has them at --eta {eta:g},\n{errors.clock:.1%} of where the clock has them")
 
 
 def print_over_alpha(runs: dict[str, Run]) -> None:
     """Print each variant's losses at α = 0, and where over α it lowers and raises L_ret most."""
     for name, run in runs.items():
-        line = f"{name}: L_im {run.L_im[0]:.2f} and L_ret {run.L_ret[0]:.2f} at α = 0"
+        line = f"over α, Stage 2 {name}: L_im {run.L_im[0]:.2f} and L_ret {run.L_ret[0]:.2f} at α = 0"
         if name != "as set":
             above = run.L_ret - runs["as set"].L_ret
-            line += f"; over α it {most('lowers', -above)} and {most('raises', above)}"
+            line += f"; it {most('lowers', -above)} and {most('raises', above)}"
         print(line)
 
 
@@ -263,13 +282,18 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
+def refuse(message: str) -> None:
+    """End the process where argparse cannot read the command line, which says what but not what to do."""
+    fail(f"{message}, see python -m theory --help")
+
+
 def parse(argv: list[str] | None = None) -> tuple[Setting, argparse.Namespace]:
     """Read the command line: the setting, with times in whole steps, and all of it. Refuses what is bad."""
     # Every number of a setting is a flag.
     topics = "\n".join(f"    {name:<14}{sentence}" for name, sentence in TOPICS.items())
     parser = argparse.ArgumentParser("python -m theory", description=f"{__doc__}\ntopics:\n{topics}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.error = fail
+    parser.error = refuse
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help="what to tell of, in any number (all)")
     parser.add_argument("--seed", type=int, default=1,
                         help="seed of rotations, random weights and samples (%(default)s)")

@@ -215,15 +215,15 @@ def draw_maps(grid: Setting, eta: float, name: str, y: ndarray, figure: Figure, 
 # ---- alpha.png: losses against α
 
 ALPHAS = np.linspace(0, 1, 256)          # from the unmixed run on
-VARIANTS = {
+VARIANTS = {                             # of Stage 2
     "as set": dict(),
-    "replay ρ = 0.1": dict(replay=0.1),
-    "λ_reg = 0.3": dict(reg=0.3),
+    "with replay ρ = 0.1": dict(replay=0.1),
+    "with λ_reg = 0.3": dict(reg=0.3),
 }
 VARIANT_LINES = {
     "as set": dict(color=MIXED, ls="solid"),
-    "replay ρ = 0.1": dict(color=ORANGE, ls="dashed"),
-    "λ_reg = 0.3": dict(color=BLUE, ls="dotted"),
+    "with replay ρ = 0.1": dict(color=ORANGE, ls="dashed"),
+    "with λ_reg = 0.3": dict(color=BLUE, ls="dotted"),
 }
 
 
@@ -239,7 +239,7 @@ def draw_alpha(s: Setting, runs: dict[str, Run]) -> Figure:
     for name, run in runs.items():
         line = VARIANT_LINES[name]
         for axis, values in zip(axes, (run.L_im, run.L_ret, run.forgetting)):
-            axis.plot(ALPHAS, values, **line, label=name)
+            axis.plot(ALPHAS, values, **line, label=f"Stage 2 {name}")
             axis.plot(0, values[0], "o", color=UNMIXED, mfc=line["color"], clip_on=False)
 
     # 5.1's threshold only orders the blocks; which of them are learned by t_pre is another matter.

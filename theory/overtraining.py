@@ -1,6 +1,6 @@
-"""What noise and fine-tuning cost after ever longer pretraining, in two layers (Springer et al. 2025).
+"""What noise and fine-tuning cost after ever longer pretraining (Springer et al. 2025).
 
-D_pre and D_ft have inputs of variance 1 along d directions, and singular values s, largest first, and s_ft.
+Two layers learn singular values s, largest first, of D_pre, and s_ft of D_ft, in d directions of variance 1.
 From e^(−T) pretraining learns one direction, or feature, after the other, feature i at T/(2s_i). Does a
 network that was pretrained for longer end worse once it is changed?
 

@@ -1,4 +1,4 @@
-"""What replay of generic data does for a target of few, noisy data, in linear regression (Kotha, Liang 2026).
+"""What replay does for a target of few, noisy data, in linear regression (Kotha, Liang 2026).
 
 n target samples have y = θ_t·x + noise of variance σ². Generic data are without end, and θ_g fits them. Stage
 2 starts from θ_g and trains on both, a share ρ of it generic. Risk is the loss on the target above the noise,

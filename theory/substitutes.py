@@ -1,4 +1,4 @@
-"""A linear network in which early exposure shifts the frontier: what is asked of `pair.py` and drawn."""
+"""A linear network in which early exposure shifts the frontier: by how much, and when not."""
 
 from dataclasses import replace
 from typing import NamedTuple
