@@ -44,8 +44,9 @@ def test_errors_of_the_edges_shrink_with_the_step(monkeypatch):
 
 def test_the_window_figure_has_two_rows_over_alpha(monkeypatch):
     monkeypatch.setattr(figures, "MAP", 8)
-    maps = [axis for axis in draw_window(STANDARD, COARSE).axes if axis.get_xlabel() == "α"]
+    maps = [axis for axis in draw_window(STANDARD, COARSE).axes if axis.get_xlabel().startswith("α")]
     assert [axis.get_ylabel() for axis in maps] == ["stopping time of Stage 1"] * 3 + ["β"] * 3
+    assert [axis.get_title().partition(": ")[0] for axis in maps] == ["β = 1"] * 3 + ["Stage 1 for 7"] * 3
 
 
 def test_the_figure_over_alpha_shows_the_three_losses():

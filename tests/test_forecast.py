@@ -159,10 +159,12 @@ def test_towards_d_post_the_probe_fades_and_with_substitutes_it_turns(seen):
 
 
 def test_the_figure_and_its_numbers_are_of_one_computation(seen, capsys):
-    _, places, points = draw(seen).axes
+    _, places, points, shares = draw(seen).axes
     for line, trained in zip(places.lines, seen.values()):
         assert line.get_ydata() == pytest.approx([median(trained, PROBE, x) for x in line.get_xdata()])
     trained = seen["substitutable"]
+    dotted, = shares.lines
+    assert dotted.get_ydata() == pytest.approx([exposure_helps(trained, x) for x in dotted.get_xdata()])
     assert points.lines[0].get_ydata() == pytest.approx((trained.L_im + trained.forgetting[0])[0].ravel())
     tell(seen)
     printed = capsys.readouterr().out

@@ -274,16 +274,16 @@ def test_replay_is_the_best_there_is_where_the_target_departs_as_generic_inputs_
         s = rp.SPECTRA[name]
         floor = rp.risk_of(rp.oracle(s, 1), s, 1)
         assert min(arm.predicted for arm in arms.values()) > floor - 1e-9
-        if name in ("all alike", "δ² ∝ 1/g"):
+        if name in ("alike everywhere", "where generic inputs are rare"):
             assert arms["replay"].predicted == pytest.approx(floor, abs=1e-3)
 
 
 def test_a_tuned_stop_beats_replay_where_generic_inputs_are_alike_or_rich(replayed):
     margins = {name: arms["replay"].predicted - arms["stopped early"].predicted
                for name, arms in replayed.arms.items()}
-    assert margins["all alike"] == pytest.approx(0, abs=1e-3)
-    assert margins["a = g, falling"] > 0.03 and margins["δ² ∝ g"] > 0.1
-    assert margins["δ² ∝ 1/g"] < -0.03 and margins["δ² large where g = 0"] < -0.1
+    assert margins["alike everywhere"] == pytest.approx(0, abs=1e-3)
+    assert margins["alike, target inputs as the generic"] > 0.03 and margins["where generic inputs are common"] > 0.1
+    assert margins["where generic inputs are rare"] < -0.03 and margins["where generic inputs are missing"] < -0.1
 
 
 def test_replay_and_early_exposure_stand_in_for_each_other(replayed):
@@ -375,6 +375,7 @@ def test_replay_prints_what_was_found(replayed, capsys):
         assert to == pytest.approx(rp.helps_to(ratio), abs=0.01) and measured == pytest.approx(to, abs=0.03)
     for n, rho, multiplier in zip(rp.POOLS / rp.D, *replayed.pools):
         line = line_of(printed, f"Gaussian inputs, n = {n:g}d:")
+        assert ("1 + n₀/n –," in line) == (n < 1)                           # no orthogonal inputs are so few
         assert f"measured {rho:.2f};" in line and line.endswith(f"measured {multiplier:.2f}")
     for name, arms in replayed.arms.items():
         numbers = line_of(printed, f"{name}  ").removeprefix(name).split()
@@ -394,6 +395,6 @@ def test_replay_draws_what_was_found(replayed):
         if line.get_label() in rp.ARMS:
             measured = [found[line.get_label()].measured for found in replayed.arms.values()]
             assert list(line.get_xdata()) == measured
-    assert {line.get_label() for line in arms.lines} == {"any f", *rp.ARMS}
+    assert {line.get_label() for line in arms.lines} == {"lower bound", *rp.ARMS}
     for found in replayed.exposure.values():
         assert drawn(exposure, found.predicted) and drawn(exposure, found.withheld)

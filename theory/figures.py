@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -89,6 +89,7 @@ def draw_run(run: Setting, eta: float, sigmas: Axes, losses: Axes, colour: str, 
 # ---- window.png: where the theorems hold
 
 MAP = 64                                 # settings along each side of a map
+GAINS = LinearSegmentedColormap.from_list("gains", ["#f7f7f7", "#6db57c"])     # all lines are seen on it
 STATES = {"neither": "#f2f2f2", "specialized": PALE, "inconsistent": "#bbbbbb", "both": "#8f8098"}
 EDGE_WORDS = Edges(
     specialized="specialized learned in Stage 1",
@@ -171,8 +172,9 @@ def draw_window(s: Setting, eta: float) -> Figure:
     # Two grids: the length of Stage 1 bounds the window, and so does how strong the specialized block is.
     figure, axes = panels(2, 3, 6.4)
     stop, beta = steps_to(2 * s.t_pre), steps_to(s.c_mis)
-    draw_maps(grid_over_stop(s), eta, "stopping time of Stage 1", stop, figure, axes[0])
-    draw_maps(replace(s, alpha=steps_to(1), beta=beta[:, None]), eta, "β", beta, figure, axes[1])
+    over_beta = replace(s, alpha=steps_to(1), beta=beta[:, None])
+    draw_maps(grid_over_stop(s), eta, "stopping time of Stage 1", stop, f"β = {s.beta:g}", figure, axes[0])
+    draw_maps(over_beta, eta, "β", beta, f"Stage 1 for {s.t_pre:g}", figure, axes[1])
 
     # The paper wants β below this line; README.md, condition 2, says why it need not be.
     axes[1, 0].axhline(s.c_mis / 2, **GUIDE)
@@ -188,23 +190,29 @@ def draw_window(s: Setting, eta: float) -> Figure:
     return figure
 
 
-def draw_maps(grid: Setting, eta: float, name: str, y: ndarray, figure: Figure, row: ndarray) -> None:
-    """Draw the three maps of a grid in a row of axes; y (MAP,) and its name are of the grid's first axis."""
-    # What is learned has four colours, what is gained a scale around 0.
+def draw_maps(grid: Setting, eta: float, name: str, y: ndarray, fixed: str, figure: Figure,
+              row: ndarray) -> None:
+    """Draw the three maps of a grid in a row of axes, and say what is the same in all of it.
+
+    y (MAP,) and its name are of the grid's first axis.
+    """
+    # What is learned has four colours, what is gained a scale from 0 on, or from a loss.
     maps = measured_map(grid, eta)
     states = ListedColormap(list(STATES.values()))
     row[0].pcolormesh(grid.alpha, y, maps.learned, vmin=0, vmax=3, cmap=states)
-    row[0].set_title("learned in Stage 1 by the mixed run", fontsize=10)
-    gains = {"Δ_unmixed − Δ_mixed": maps.forgetting, "L_ret, unmixed − mixed": maps.L_ret}
-    for axis, (title, gain) in zip(row[1:], gains.items()):
-        most = 1.4 * np.abs(gain).max()            # lines stay visible on the darkest
-        colours = axis.pcolormesh(grid.alpha, y, gain, cmap="PuOr", vmin=-most, vmax=most)
-        figure.colorbar(colours, ax=axis)
-        axis.set_title(title, fontsize=10)
+    row[0].set_title(f"{fixed}: learned in Stage 1, mixed", fontsize=10)
+    gains = {
+        "Δ_unmixed − Δ_mixed": (maps.forgetting, "above 0: mixed forgets less"),
+        "L_ret, unmixed − mixed": (maps.L_ret, "above 0: mixed retains more"),
+    }
+    for axis, (title, (gain, meaning)) in zip(row[1:], gains.items()):
+        colours = axis.pcolormesh(grid.alpha, y, gain, cmap=GAINS, vmin=min(gain.min(), 0))
+        figure.colorbar(colours, ax=axis, label=meaning)
+        axis.set_title(f"{fixed}: {title}", fontsize=10)
 
     # An edge is where it is at t_pre itself; a contour needs settings on both sides of it, and no inf.
     for axis in row:
-        axis.set(xlabel="α", ylabel=name)
+        axis.set(xlabel="α, share of D_post in Stage 1", ylabel=name)
     for edge, line in zip(edges(grid), EDGE_LINES):
         ahead = np.nan_to_num(np.broadcast_to(edge - grid.t_pre, (MAP, MAP)), posinf=1e3)
         if ahead.min() < 0 < ahead.max():
@@ -249,6 +257,7 @@ def draw_alpha(s: Setting, runs: dict[str, Run]) -> Figure:
         if threshold <= 1:
             axis.axvline(threshold, **GUIDE, label="threshold of 5.1")
     axes[0].legend(fontsize=8)
+    figure.supxlabel("dots: the unmixed run, α = 0", fontsize=9)
     return figure
 
 
@@ -345,6 +354,7 @@ def draw_matched(matched: dict[float, Run]) -> Figure:
         axis.set(title=f"compute-matched: {name}", xlabel="λ, share of D_post in Stage 1", ylabel="loss",
                  xlim=(0, 1))
     left.legend(fontsize=8)
+    figure.supxlabel("star: the least L_ret", fontsize=9)
     return figure
 
 

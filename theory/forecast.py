@@ -14,6 +14,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy import ndarray
 
 from .drawing import BLUE, GUIDE, MIXED, ORANGE, panels
@@ -28,8 +29,8 @@ ETA = 0.02                               # learning rate from random weights
 SHORT = 0.1                              # of Stage 3's time, for the short probe
 PLACES = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1)                  # x
 TASKS = 60
-SHORT_PROBE = f"D_pre for {SHORT:g} of Stage 3"
-PROBE = "D_pre for all of Stage 3"
+SHORT_PROBE = f"short probe: D_pre for {SHORT:g} of Stage 3"
+PROBE = "the probe: D_pre for all of Stage 3"
 
 
 class Placed(NamedTuple):
@@ -233,12 +234,12 @@ def tell(seen: Seen) -> None:
         for trained in seen.values():
             low, median, high = np.round(with_forgetting(trained, name, x, among), 1) + 0.0       # no −0
             cells.append(f"{median:4.1f} ({low:.1f} to {high:.1f})")
-        print(f"x = {x:<6g}{name + words:<36}" + "".join(f"{cell:<20}" for cell in cells).rstrip())
+        print(f"x = {x:<6g}{name + words:<49}" + "".join(f"{cell:<20}" for cell in cells).rstrip())
 
     # One decimal is what so many tasks give.
     recipes = ALPHA.size * REPLAY.size * T_POST.size
     print(f"rank correlation with Δ over {recipes} recipes: median (quartiles) of {TASKS} tasks")
-    print(" " * 46 + "".join(f" {model:<19}" for model in seen).rstrip())
+    print(" " * 59 + "".join(f" {model:<19}" for model in seen).rstrip())
     for name in seen["aligned"].known:
         row(0, name)
     for index, replay in enumerate(REPLAY.flat):
@@ -265,10 +266,9 @@ def draw(seen: Seen) -> Figure:
     """Draw what each scalar is worth at D_pre, what the probe is elsewhere, and forecasts one by one."""
     figure, (left, middle, right) = panels(1, 3, 4)
     draw_scalars(seen, left)
-    draw_places(seen, middle)
+    handles = draw_places(seen, middle)
     draw_one_task(seen["substitutable"], right)
-    figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=9,
-                  frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncol=4, fontsize=9, frameon=False)
     return figure
 
 
@@ -281,24 +281,33 @@ def draw_scalars(seen: Seen, axis: Axes) -> None:
         axis.hlines(height, low, high, color=COLOURS[model])
         axis.plot(median, height, "o", color=COLOURS[model])
     axis.axvline(0, **GUIDE)
-    axis.set_yticks(np.arange(len(names))[::-1], names)
+    axis.set_yticks(np.arange(len(names))[::-1], [name.replace(": ", ":\n") for name in names])
     axis.set(xlim=(-1.05, 1.05), xlabel="rank correlation with Δ, x = 0")
     axis.set_title("known before Stage 3: median, quartiles", fontsize=10)
 
 
-def draw_places(seen: Seen, axis: Axes) -> None:
-    """Draw the probe's rank correlation against where D_ft lies, and where exposure itself still helps."""
+def draw_places(seen: Seen, axis: Axes) -> list[Line2D]:
+    """Draw the probe's rank correlation against where D_ft lies, and where exposure itself still helps.
+
+    Returns the lines, which are of two axes, for a legend.
+    """
     for model, trained in seen.items():
         low, median, high = np.transpose([with_forgetting(trained, PROBE, x) for x in PLACES])
         axis.plot(PLACES, median, "o-", color=COLOURS[model], label=model)
         axis.fill_between(PLACES, low, high, color=COLOURS[model], alpha=0.15, lw=0)
-    helps = [exposure_helps(seen["substitutable"], x) for x in PLACES]
-    axis.plot(PLACES, helps, color=COLOURS["substitutable"], ls="dotted",
-              label="substitutable: share of tasks in which exposure helps")
+    lines = axis.get_lines()
     axis.axhline(0, **GUIDE)
     axis.set(ylim=(-1.05, 1.05), xlabel="x, where D_ft lies (0: D_pre, 1: D_post)",
              ylabel="rank correlation with Δ")
-    axis.set_title("the probe: " + PROBE, fontsize=10)
+    axis.set_title(PROBE, fontsize=10)
+
+    # A share has an axis of its own, from 0 at the bottom to 1 at the top.
+    helps = [exposure_helps(seen["substitutable"], x) for x in PLACES]
+    shares = axis.twinx()
+    dotted = shares.plot(PLACES, helps, color=COLOURS["substitutable"], ls="dotted",
+                         label="substitutable: share of tasks in which exposure helps")
+    shares.set(ylim=(-0.025, 1.025), ylabel="share of tasks (dotted)")
+    return [*lines, *dotted]
 
 
 def draw_one_task(trained: Trained, axis: Axes) -> None:
@@ -308,7 +317,7 @@ def draw_one_task(trained: Trained, axis: Axes) -> None:
     for x, marker in SHOWN.items():
         axis.plot(forecast, L_im + trained.forgetting[x][0].ravel(), marker, color=COLOURS["substitutable"],
                   mfc="none", label=f"x = {x:g}")
-    axis.axline((1, 1), slope=1, **GUIDE)
+    axis.axline((1, 1), slope=1, **GUIDE, label="forecast = measured")
     axis.set(xlabel="loss on D_post after the probe", ylabel="L_ret")
     axis.set_title("recipes of one substitutable task", fontsize=10)
     axis.legend(fontsize=8)

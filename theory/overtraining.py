@@ -269,6 +269,7 @@ def draw(found: Found) -> Figure:
     draw_ranks(found.ranks, axes[1, 1])
     for axis in axes.flat:
         axis.legend(fontsize=8)
+    figure.supxlabel("lines: formula; dots and squares: measured; star: the least of a line", fontsize=9)
     return figure
 
 
@@ -295,10 +296,11 @@ def draw_fine_tuning(changes: dict[tuple, FineTuning], axis: Axes) -> None:
 
 def draw_best(best: dict[float, ndarray], axis: Axes) -> None:
     """Draw the best number of features against T: lines at exact rank, dots by descent."""
-    for (reg, measured), colour in zip(best.items(), (ORANGE, MIXED)):
+    # Dots of one λ_reg may lie on the line of the other, so they are joined.
+    for (reg, measured), colour, marks in zip(best.items(), (ORANGE, MIXED), ("o:", "s:")):
         predicted = exact_ranks(RAISED, RANKS_TAU, reg).L_pre.argmin()
         axis.axhline(predicted, color=colour, label=f"λ_reg = {reg:g}: n* = {predicted}")
-        axis.plot(STARTS, measured, "o", color=colour)
+        axis.plot(STARTS, measured, marks, color=colour)
     axis.axvline(separated_from(RAISED, RANKS_TAU), **GUIDE, label="learning times are separated from here")
     axis.set_xscale("log", base=2)
     axis.set(title=f"number of features with the least L_pre, τ = {RANKS_TAU:g}", xlabel="T, start at e^(−T)",

@@ -9,6 +9,7 @@ E|(θ − θ_t)·x|². There are d directions, with inputs of variance 1 where n
 fitted to n₀ samples, the target is as wrong as before Stage 2. Risks are in units of b.
 """
 
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +58,8 @@ def helps_to(ratio):
 def multiplier(ratio):
     """Compute M = 1 + n₀/n = 1/(1 − ρ*), how many times more samples do as much as the best replay.
 
-    The risk at ρ* is b·n₀/(n + n₀), without replay b·n₀/n: replay is worth n₀ samples.
+    The risk at ρ* is b·n₀/(n + n₀), without replay b·n₀/n: replay is worth n₀ samples. Inputs are orthogonal
+    only if n ≥ d.
     """
     return 1 + ratio
 
@@ -159,12 +161,12 @@ FINE_RHOS = np.linspace(0, 0.93, 94)     # from 1 − TARGET on all steps would 
 ALIKE = spectrum(np.ones(1), 1, 1)
 FALLING = np.geomspace(1, 0.1, D)
 OWN = np.arange(D) % 4 == 0              # directions of the target alone
-SPECTRA = {
-    "all alike": spectrum(np.ones(D), 1, 1),
-    "δ² ∝ 1/g": spectrum(1, FALLING, 1 / FALLING),
-    "δ² large where g = 0": spectrum(1, ~OWN, np.where(OWN, 4, 0.1)),
-    "a = g, falling": spectrum(FALLING, FALLING, 1),
-    "δ² ∝ g": spectrum(1, FALLING, FALLING),
+SPECTRA = {                              # by where θ_t departs from θ_g
+    "alike everywhere": spectrum(np.ones(D), 1, 1),
+    "where generic inputs are rare": spectrum(1, FALLING, 1 / FALLING),
+    "where generic inputs are missing": spectrum(1, ~OWN, np.where(OWN, 4, 0.1)),
+    "alike, target inputs as the generic": spectrum(FALLING, FALLING, 1),
+    "where generic inputs are common": spectrum(1, FALLING, FALLING),
 }
 ARMS = {                                 # late, ρ, and whether target data are withheld from Stage 1
     "neither": (1, 0, False),
@@ -290,19 +292,19 @@ def tell(found: Found) -> None:
               f"ρ* {best_replay(ratio):.2f}, measured {RHOS[least]:.2f}; "
               f"helps to {helps_to(ratio):.2f}, measured {helps:.2f}")
 
-    # M is 1 + n₀/n only for many samples.
+    # M is 1 + n₀/n only for many samples; fewer than d cannot have orthogonal inputs.
     for n, rho, measured in zip(POOLS, *found.pools):
         ratio = N_0 / n
+        orthogonal = f"{multiplier(ratio):.2f}" if n >= D else "–"
         print(f"Gaussian inputs, n = {n / D:g}d: ρ* {best_replay(ratio):.2f}, measured {rho:.2f}; "
-              f"1 + n₀/n {multiplier(ratio):.2f}, M {gaussian_multiplier(n, N_0):.2f}, "
-              f"measured {measured:.2f}")
+              f"1 + n₀/n {orthogonal}, M {gaussian_multiplier(n, N_0):.2f}, measured {measured:.2f}")
 
     # A row a spectrum, a column a kind of schedule.
-    print(f"{'least risk at n = n₀':<21}" + "".join(f"{arm:>15}" for arm in ARMS) + f"{'any f':>15}")
+    print(f"{'least risk at n = n₀':<36}" + "".join(f"{arm:>15}" for arm in ARMS) + f"{'lower bound':>15}")
     for name, arms in found.arms.items():
         s = SPECTRA[name]
         values = [*(arm.predicted for arm in arms.values()), risk_of(oracle(s, 1), s, 1)]
-        print(f"{name:<21}" + "".join(f"{value:15.3f}" for value in values))
+        print(f"{name:<36}" + "".join(f"{value:15.3f}" for value in values))
     off = [abs(arm.measured - arm.predicted) for arms in found.arms.values() for arm in arms.values()]
     print(f"by descent within {max(off):.3f}")
 
@@ -328,24 +330,27 @@ def draw(found: Found) -> Figure:
     upper_left.set(title="orthogonal inputs; stars: ρ*, triangles: 2ρ*", xlabel="ρ, share of replay",
                    ylabel="risk / b")
 
-    # Gaussian inputs.
+    # Gaussian inputs, which may be fewer than d.
     n = D * np.geomspace(0.4, 12, 100)
-    upper_right.plot(n / D, multiplier(N_0 / n), color=UNMIXED, label="1 + n₀/n, orthogonal inputs")
+    many = n[n >= D]
+    upper_right.plot(many / D, multiplier(N_0 / many), color=UNMIXED,
+                     label="orthogonal inputs, n ≥ d: 1 + n₀/n")
     upper_right.plot(n / D, gaussian_multiplier(n, N_0), color=MIXED, label="Gaussian inputs")
     upper_right.plot(POOLS / D, found.pools.multiplier, "o", color=MIXED)
     upper_right.axhline(1, **GUIDE)
     upper_right.set_xscale("log", base=2)
     upper_right.set(title=f"replay is worth M times the samples, n₀ = {N_0 / D:g}d", xlabel="n/d", ylabel="M")
 
-    # A row a spectrum. What no f can do better is a grey bar.
+    # A row a spectrum. What no schedule can do better is a grey bar.
     rows = range(len(SPECTRA))
     floor = [risk_of(oracle(s, 1), s, 1) for s in SPECTRA.values()]
-    lower_left.plot(floor, rows, "|", color="grey", ms=22, label="any f")
+    lower_left.plot(floor, rows, "|", color="grey", ms=22, label="lower bound")
     for arm, marks in ARM_MARKS.items():
         risks = [arms[arm].measured for arms in found.arms.values()]
         lower_left.plot(risks, rows, ls="none", label=arm, **marks)
-    lower_left.set_yticks(rows, SPECTRA)
-    lower_left.set(title="the best of each kind of schedule, n = n₀", xlabel="risk / b", ylim=(4.5, -0.5))
+    lower_left.set_yticks(rows, [textwrap.fill(name, 20) for name in SPECTRA])
+    lower_left.set(title="the best of each kind of schedule, n = n₀", xlabel="risk / b", ylim=(4.5, -0.5),
+                   ylabel="where θ_t departs from θ_g")
 
     # The lines are by flow, the dots by descent. Two lines without points name both kinds in the legend.
     for ratio, exposure in found.exposure.items():
@@ -357,8 +362,12 @@ def draw(found: Found) -> Figure:
     lower_right.plot([], color=UNMIXED, ls="dotted", label="the rest is withheld")
     lower_right.set_xscale("log", base=2)
     lower_right.set(title="best share of replay after early exposure", ylabel="best ρ",
-                    xlabel="share of target data that is left for Stage 2", xlim=(1 / 72, 1.1))
-    for axis in (upper_left, upper_right, lower_right):
+                    xlabel="share of target data that is left for Stage 2", xlim=(1 / 72, 1.1),
+                    ylim=(-0.03, 1))
+    for axis in (upper_left, upper_right):
         axis.legend(fontsize=8)
-    lower_left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.7, 0.6))
+    lower_left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.65, 0.55), borderpad=1.1, labelspacing=0.9)
+    lower_right.legend(fontsize=8, loc="upper center", ncol=2)
+    words = "lines: formula; dots: measured, above on samples, below by gradient descent"
+    figure.supxlabel(words, fontsize=9)
     return figure

@@ -221,7 +221,9 @@ def draw_stages(runs: Stages, axis: Axes) -> None:
             axis.plot(x, path.a[:, index], color=colour, ls="dashed")
             axis.plot(x, path.b[:, index], color=colour, label=label)
     axis.set(title="weights: a, shared (dashed); b, specialized", ylabel="a, b", xlim=(0, 3))
-    axis.set_xticks([0.5, 1.5, 2.5], ["Stage 1", "Stage 2", "Stage 3"])
+    times = (runs.pair.t_pre, runs.pair.t_post, runs.pair.t_ft)
+    names = [f"Stage {stage}\ntime {time:g}" for stage, time in enumerate(times, start=1)]
+    axis.set_xticks([0.5, 1.5, 2.5], names)
     axis.vlines([1, 2], *axis.get_ylim(), **GUIDE)
     axis.legend(fontsize=8)
 
@@ -230,7 +232,7 @@ def draw_frontier(runs: Stages, axis: Axes) -> None:
     """Draw L_ret against L_ft along Stage 3: here the mixed runs are better at equal L_ft."""
     for (alpha, colour), L_ft, L_ret in zip(ALPHAS.items(), runs.L_ft.T, runs.L_ret.T):
         axis.loglog(L_ft, L_ret, color=colour, label=f"α = {alpha:g}")
-    axis.set(title="along Stage 3, from right to left", xlabel="L_ft (cut at 10⁻⁶)",
+    axis.set(title="along Stage 3, which goes from right to left", xlabel="L_ft (cut at 10⁻⁶)",
              ylabel="L_ret (cut at 10⁻⁶)", xlim=(1e-6, 1), ylim=(1e-6, 1))
     axis.legend(fontsize=8)
 
@@ -281,8 +283,8 @@ def draw_told_apart(runs: Stages, axis: Axes) -> None:
                                ("inexact copy", inexact & ~replayed, dict(marker="s", color=BLUE)),
                                ("both", replayed & inexact, dict(marker="D", color="grey"))):
         axis.semilogy(advance[which], runs.L_ret[which], ls="none", mfc="none", ms=5, label=label, **look)
-    axis.set(title="α = 0, if Stage 2 tells x₁ from x₂", ylabel="L_ret (cut at 10⁻⁴)", ylim=(1e-4, 1),
-             xlabel="κ × time of Stage 2, κ = ρ + 2(1 − ρ)(1 − c)")
+    axis.set(title="unmixed: L_ret by how long\nStage 2 separates x₁ from x₂", ylabel="L_ret (cut at 10⁻⁴)",
+             ylim=(1e-4, 1), xlabel="κ × time of Stage 2, κ = ρ + 2(1 − ρ)(1 − c)")
     axis.legend(fontsize=8)
 
 
@@ -292,6 +294,6 @@ def draw_matched(matched: Stages, axis: Axes) -> None:
         axis.plot(LAMBDAS, L_ret, color=colour, label=f"L_ret, Stage 3 for {length:g}")
         axis.plot(best, L_ret.min(), "*", color=colour, ms=12)
     axis.plot(LAMBDAS, matched.L_im[1, 0], color="grey", ls="dashed", label="L_im")
-    axis.set(title=f"D_post for {BUDGETS[1]:g} in all, D_pre for {BEFORE[0]:g}",
-             xlabel="λ, share of D_post that is in Stage 1", ylabel="loss")
+    axis.set(title=f"D_post for {BUDGETS[1]:g} in all, D_pre for {BEFORE[0]:g}\nstar: the least L_ret",
+             xlabel="λ, share of D_post that is in Stage 1", ylabel="loss", ylim=(-0.03, 0.85))
     axis.legend(fontsize=8)
