@@ -80,7 +80,7 @@ def noise_of_factors(v: ndarray, squares: ndarray, others) -> ndarray:
 
 
 def noise_of_unit(unit: Unit) -> ndarray:
-    """Compute the same for a unit with the loss (u(p + q) − s_post)², which a pair has on D_post if c = 1."""
+    """Compute the same for a unit with the loss (u(p + q) − s_post)², which a pair has on D_post if r = 1."""
     return (unit.p + unit.q) ** 2 + 2 * unit.u ** 2
 
 

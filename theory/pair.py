@@ -1,11 +1,11 @@
 """A pair of features that can replace each other, one hidden unit that learns both, and its closed forms.
 
 D_post marks its inputs: beside the shared feature x₁ they have a specialized one, x₂, that nearly copies it
-(correlation c) and is 0 elsewhere. What D_post wants beyond D_pre, δ = s_post − s_pre, can be had by moving
+(correlation r) and is 0 elsewhere. What D_post wants beyond D_pre, δ = s_post − s_pre, can be had by moving
 the weight of x₁, which D_pre and D_ft use too, or by learning that of x₂, which nobody else touches:
 
     D_pre     y = s_pre x₁             x₂ = 0
-    D_post    y = s_pre x₁ + δ x₂      E x₁x₂ = c
+    D_post    y = s_pre x₁ + δ x₂      E x₁x₂ = r
     D_ft      y = (s_pre + xδ) x₁      x₂ = 0            so x says how far it is from D_pre to D_post
 
 The network is x ↦ a x₁ + b x₂ with a = u·p and b = u·q: one hidden unit, with u to the output. Variances are
@@ -30,7 +30,7 @@ class Pair:
     pre: float | ndarray = 1.0           # s_pre
     post: float | ndarray = 2.0          # s_post
     x: float | ndarray = 0.0             # where D_ft lies on the way from D_pre (0) to D_post (1)
-    copy: float | ndarray = 1.0          # c
+    copy: float | ndarray = 1.0          # r
     T: float = 6.0                       # weights start at e^(−T)
     t_pre: float | ndarray = 30.0        # learning rate × steps of Stage 1,
     t_post: float | ndarray = 3.0        # of Stage 2
@@ -89,10 +89,10 @@ class Corpora(NamedTuple):
 
 def corpora(pair: Pair) -> Corpora:
     """Describe D_pre, D_post and D_ft."""
-    c, delta = pair.copy, pair.delta
+    r, delta = pair.copy, pair.delta
     return Corpora(
         pre=Quadratic(1, 0, 0, yx1=pair.pre, yx2=0),
-        post=Quadratic(1, c, 1, yx1=pair.pre + c * delta, yx2=c * pair.pre + delta),
+        post=Quadratic(1, r, 1, yx1=pair.pre + r * delta, yx2=r * pair.pre + delta),
         ft=Quadratic(1, 0, 0, yx1=pair.ft, yx2=0),
     )
 
@@ -103,7 +103,7 @@ def blend(major: Quadratic, minor: Quadratic, share) -> Quadratic:
 
 
 def loss_on_post(unit: Unit, pair: Pair) -> ndarray:
-    """Compute the loss on D_post, e² + 2c·ef + f² with e = a − s_pre and f = b − δ."""
+    """Compute the loss on D_post, e² + 2r·ef + f² with e = a − s_pre and f = b − δ."""
     e, f = unit.a - pair.pre, unit.b - pair.delta
     return e ** 2 + 2 * pair.copy * e * f + f ** 2
 
@@ -211,11 +211,11 @@ def balanced(a, b) -> Unit:
 
 
 def least_learned(pair: Pair) -> Unit:
-    """Bound what Stage 1 learns if δ > 0: a = s_pre, and b at least δ(1 − e^(−2·s_pre·α(1 − αc²)(t − t_a))).
+    """Bound what Stage 1 learns if δ > 0: a = s_pre, and b at least δ(1 − e^(−2·s_pre·α(1 − αr²)(t − t_a))).
 
-    From t_a = T/(2s_pre) + 1/s_pre on, a stands where its slope is 0, above s_pre by about αc(δ − b). There,
-    with cos φ = p/u, ḃ = 2α(1 − αc²)(δ − b)·2u²/(1 + cos²φ + αc·sin φ·cos φ), and u² cos φ = a. So ḃ is at
-    least 2·s_pre·α(1 − αc²)(δ − b) but for terms of α², for which t_a leaves room: α·t counts, not α. With
+    From t_a = T/(2s_pre) + 1/s_pre on, a stands where its slope is 0, above s_pre by about αr(δ − b). There,
+    with cos φ = p/u, ḃ = 2α(1 − αr²)(δ − b)·2u²/(1 + cos²φ + αr·sin φ·cos φ), and u² cos φ = a. So ḃ is at
+    least 2·s_pre·α(1 − αr²)(δ − b) but for terms of α², for which t_a leaves room: α·t counts, not α. With
     δ < 0 b first goes the wrong way, while a is still below s_pre.
     """
     late = np.maximum(pair.t_pre - (pair.T / 2 + 1) / pair.pre, 0)
@@ -224,7 +224,7 @@ def least_learned(pair: Pair) -> Unit:
 
 
 def after_stage_2(unit: Unit, pair: Pair) -> Unit:
-    """Compute where flow on D_post ends if c = 1 and ρ = 0.
+    """Compute where flow on D_post ends if r = 1 and ρ = 0.
 
     Both features then have the same slope, so z = (p − q)/√2 stays. With y = (p + q)/√2, u² = y² + z² and
     √2·u·y = s_post give y = s_post/√(z² + √(z⁴ + 2s_post²)).
@@ -244,9 +244,9 @@ def after_stage_3(unit: Unit, a) -> Unit:
 
 
 def slow_rate(pair: Pair) -> ndarray:
-    """Compute κ = ρ + 2(1 − ρ)(1 − c): how much of Stage 2's loss tells the two features apart.
+    """Compute κ = ρ + 2(1 − ρ)(1 − r): how much of Stage 2's loss tells the two features apart.
 
-    Where a + b = s_post, f = −e, and the loss (1 − ρ)(e² + 2c·ef + f²) + ρe² is κe².
+    Where a + b = s_post, f = −e, and the loss (1 − ρ)(e² + 2r·ef + f²) + ρe² is κe².
     """
     return pair.replay + 2 * (1 - pair.replay) * (1 - pair.copy)
 
@@ -274,7 +274,7 @@ def along_stage_2(unit: Unit, pair: Pair, advance: ndarray) -> Unit:
 
 
 def long_stages(pair: Pair) -> tuple[ndarray, ndarray]:
-    """Compute L_ret of the unmixed and of the fully exposed run if all stages converge and c = 1, ρ = 0."""
+    """Compute L_ret of the unmixed and of the fully exposed run if all stages converge and r = 1, ρ = 0."""
     alone = after_stage_2(balanced(pair.pre, 0.0), pair)
     mixed = balanced(pair.pre, pair.delta)
     return tuple(loss_on_post(after_stage_3(unit, pair.ft), pair) for unit in (alone, mixed))
@@ -297,5 +297,5 @@ def crossover(pair: Pair) -> ndarray:
 
 
 def best_left(pair: Pair) -> ndarray:
-    """Compute the b with the least L_ret, δ(1 − cx): Stage 3 brings a to s_pre + xδ, so L_ret's e is xδ."""
+    """Compute the b with the least L_ret, δ(1 − rx): Stage 3 brings a to s_pre + xδ, so L_ret's e is xδ."""
     return pair.delta * (1 - pair.copy * pair.x)

@@ -26,12 +26,12 @@ FEATURES, DRAWS = 2, 4                   # pairs at once and networks, where wei
 RATIOS = np.geomspace(0.01, 100, 41)     # |δ| / s_pre along an axis
 PLACES = np.linspace(0, 1, 51)           # x along an axis
 QUARTERS = np.array([0, 0.25, 0.5, 0.75])                    # x, or the share of D_post in Stage 3
-WAYS = {                                 # α, ρ and c of runs that are compared with the unmixed at every x
+WAYS = {                                 # α, ρ and r of runs that are compared with the unmixed at every x
     "complete exposure": (0.3, 0, 1),
     "α = 0.02": (0.02, 0, 1),
     "α = 0.005": (0.005, 0, 1),
     "complete, ρ = 0.05": (0.3, 0.05, 1),
-    "complete, c = 0.9": (0.3, 0, 0.9),
+    "complete, r = 0.9": (0.3, 0, 0.9),
 }
 BUDGETS = (0.2, 0.4, 0.8)                # τ, D_post's time if compute-matched
 BEFORE = (8.0, 16.0, 32.0)               # D_pre's time if compute-matched, the first unless varied
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     runs: Stages                         # paths (steps, α) of ALPHAS
     mixing: Stages                       # (ρ, α) of REPLAYS and SHARES
     random: ndarray                      # L_ret of the same from random weights (draw, ρ, α)
-    told_apart: Stages                   # unmixed, for several ρ, c and times of Stage 2
+    told_apart: Stages                   # unmixed, for several ρ, r and times of Stage 2
     turns: ndarray                       # x from which each of WAYS retains less than the unmixed run
     partial: Stages                      # (x, α) of QUARTERS and FINE_SHARES
     mixtures: ndarray                    # L_ret (α, share) after Stage 3 on mixtures, of ALPHAS and QUARTERS
@@ -96,7 +96,7 @@ def on_a_mixture(pair: Pair, share) -> Unit:
 
 
 def turns() -> ndarray:
-    """Measure the x from which each of WAYS no longer retains more than the unmixed run with its ρ and c."""
+    """Measure the x from which each of WAYS no longer retains more than the unmixed run with its ρ and r."""
     alpha, replay, copy = np.array(list(WAYS.values())).T[..., None]
     pair = Pair(alpha=np.stack([0 * alpha, alpha]), replay=replay, copy=copy, x=PLACES)
     alone, exposed = train_pair(pair).L_ret
@@ -134,7 +134,7 @@ def tell(seen: Found) -> None:
 def tell_stages(runs: Stages) -> None:
     """Print weights and losses of the runs, and L_ret where their L_ft is the same."""
     pair = runs.pair
-    print(f"one pair of features, s_pre = {pair.pre:g}, s_post = {pair.post:g}, c = {pair.copy:g}, "
+    print(f"one pair of features, s_pre = {pair.pre:g}, s_post = {pair.post:g}, r = {pair.copy:g}, "
           f"x = {pair.x:g}; stages for {pair.t_pre:g}, {pair.t_post:g} and {pair.t_ft:g}")
     for column, alpha in enumerate(ALPHAS):
         ends = [path.at((-1, column)) for path in (runs.pre, runs.post, runs.ft)]
@@ -284,7 +284,7 @@ def draw_told_apart(runs: Stages, axis: Axes) -> None:
                                ("both", replayed & inexact, dict(marker="D", color="grey"))):
         axis.semilogy(advance[which], runs.L_ret[which], ls="none", mfc="none", ms=5, label=label, **look)
     axis.set(title="unmixed: L_ret by how long\nStage 2 separates x₁ from x₂", ylabel="L_ret (cut at 10⁻⁴)",
-             ylim=(1e-4, 1), xlabel="κ × time of Stage 2, κ = ρ + 2(1 − ρ)(1 − c)")
+             ylim=(1e-4, 1), xlabel="κ × time of Stage 2, κ = ρ + 2(1 − ρ)(1 − r)")
     axis.legend(fontsize=8)
 
 
