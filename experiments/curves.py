@@ -18,7 +18,7 @@ Curve = tuple[ndarray, dict[str, ndarray]]       # dial (k,), losses (seeds, k)
 class Curves(NamedTuple):
     """A figure of losses against a dial: a row of panels a pipeline, a curve a value of `series`."""
     dial: str                                                # a key of the points, λ for instance
-    symbol: str                                              # as an axis calls it
+    symbol: str                                              # as a table calls it
     series: str                                              # a key of the points
     name_series: Callable[[object], str]                     # its value → as a legend calls it
     panels: Sequence[str]                                    # the losses drawn, a panel each
@@ -29,6 +29,9 @@ class Curves(NamedTuple):
     belongs: Callable[[Point], bool] = lambda point: True    # whether a point is of this figure
     # (preset, series, loss) → the paper's curve, (n, 2)
     published: Callable[[str, object, str], ndarray | None] = lambda *of: None
+    axis: str = ""                                           # as its axis calls the dial, if not by symbol
+    colours: dict[object, str] = {}                          # of the series that have one of their own
+    star: bool = True                                        # whether one is drawn where a mean is least
     scale: str = "linear"                                    # of the dial's axis; or "log"
     name_value: Callable[[float], str] = "{:.3g}".format     # a value of the dial, for axis and table
     choose: Callable[[list[Point]], list[Point]] = list      # of those that belong, the ones to show: all
@@ -83,20 +86,23 @@ class Curves(NamedTuple):
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline."""
-        # Series are shades of one colour; without colour their markers tell them apart.
+        # Series are shades of one colour, or have their own; without colour their markers tell them apart.
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             series = sorted(distinct(having(points, pipeline=pipeline), self.series))
             shades = np.linspace(1, 0.45, len(series))
             for value, shade, marker in zip(series, shades, itertools.cycle("os^Dv")):
                 dial, by_loss = self._curves(points, pipeline, value)
                 label = self.name_series(value)
+                colour = self.colours.get(value, self.colour)
+                if value in self.colours:
+                    shade = 1
                 for axis, loss in zip(row, self.panels):
-                    draw_curve(axis, dial, by_loss[loss], label, self.colour, shade, marker)
+                    draw_curve(axis, dial, by_loss[loss], label, colour, shade, marker, self.star)
                     self._draw_published(axis, points[0]["preset"], value, loss, shade)
 
             # The panels of a pipeline are compared by eye.
             for axis, loss in zip(row, self.panels):
-                axis.set(xlabel=self.symbol, ylabel=f"{loss} (nats per token)", title=pipeline,
+                axis.set(xlabel=self.axis or self.symbol, ylabel=f"{loss} (nats per token)", title=pipeline,
                          xscale=self.scale)
                 axis.set_xticks(dial, [self.name_value(value) for value in dial], minor=False)
                 axis.set_xticks([], minor=True)
@@ -169,16 +175,17 @@ def what_else_differs(points: list[Point], dial: str) -> str:
 
 
 def draw_curve(axis, dial: ndarray, by_seed: ndarray, label: str, colour: str, shade: float,
-               marker: str) -> None:
-    """Draw the mean over seeds (seeds, k), a star at its least, its interval as a band, a dot a seed."""
+               marker: str, star: bool) -> None:
+    """Draw the mean over seeds (seeds, k), its interval as a band, a dot a seed, a `star` at its least."""
     # Shown in the legend, because intervals of few seeds are not worth much.
     several = len(by_seed) > 1
     if several:
         label += f", {len(by_seed)} seeds"
     mean = by_seed.mean(axis=0)
-    best = mean.argmin()
     axis.plot(dial, mean, "-" + marker, color=colour, alpha=shade, markersize=4, label=label)
-    axis.plot(dial[best], mean[best], "*", color=colour, alpha=shade, markersize=14)
+    if star:
+        best = mean.argmin()
+        axis.plot(dial[best], mean[best], "*", color=colour, alpha=shade, markersize=14)
 
     # The mean of one seed is the seed.
     if several:

@@ -9,8 +9,8 @@ import re
 
 from experiments.curves import Curve, Curves, Judged
 from experiments.drawing import Figure
-from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, LOSSES, MIXED, MIXING, PURPLE, UNMIXED,
-                                               describe, frontiers)
+from experiments.early_exposure.claims import (CHAINS, COLOURS, DOWNSTREAM, LOSSES, MIXED, MIXING, PURPLE,
+                                               UNMIXED, describe, frontiers)
 from experiments.forecast.claims import CHAINS as WITH_PROBES
 from experiments.forecast.claims import Forecasts
 from experiments.forecast.known import describe as describe_known
@@ -21,9 +21,9 @@ from run.files import UserError
 
 
 def describe_place(lineage: list[dict]) -> dict[str, object]:
-    """Tell what sets a chain apart, x and ΔL_post: the share of D_ft that is like D_post, what is forgotten.
+    """Tell what sets a chain apart, w and ΔL_post: the share of D_ft that is like D_post, what is forgotten.
 
-    x is the percentage that ends D_ft's name; raises UserError if none does.
+    w is the percentage that ends D_ft's name; raises UserError if none does.
     """
     name = stem(lineage[-1]["args"]["ft"])
     percentage = re.search("[0-9]+$", name)
@@ -32,20 +32,20 @@ def describe_place(lineage: list[dict]) -> dict[str, object]:
     of = describe(lineage)
     pre, post, ft = of["pipeline"].split(" → ")
     losses = lineage[-1]["losses"]
-    return of | {"pipeline": f"{pre} → {post}, Stage 3 at {of['stage3_lr']:g}", "x": int(percentage[0]) / 100,
+    return of | {"pipeline": f"{pre} → {post}, Stage 3 at {of['stage3_lr']:g}", "w": int(percentage[0]) / 100,
                  "ΔL_post": losses["L_ret"]["mean"] - losses["L_im"]["mean"]}
 
 
 def judge_place(curves: dict[object, Curve]) -> Judged:
-    """Judge that exposure saves less forgetting, the more of D_ft is like D_post, but some at every x."""
+    """Judge that exposure saves less forgetting, the more of D_ft is like D_post, but some at every w."""
     if set(curves) != {UNMIXED, MIXED}:
         return []
-    x, alone = curves[UNMIXED]
+    w, alone = curves[UNMIXED]
     _, mixed = curves[MIXED]
     saved = alone["ΔL_post"] - mixed["ΔL_post"]
     return [("exposure saves less, the more of D_ft is like D_post",
-             "−slope in x of ΔL_post, unmixed − mixed", estimate(-slope(x, saved))),
-            (f"it still saves at x = {x[-1]:g}", "ΔL_post, unmixed − mixed", estimate(saved[:, -1]))]
+             "−slope in w of ΔL_post, unmixed − mixed", estimate(-slope(w, saved))),
+            (f"it still saves at w = {w[-1]:g}", "ΔL_post, unmixed − mixed", estimate(saved[:, -1]))]
 
 
 def judge_best_lam(curves: dict[float, Curve]) -> Judged:
@@ -66,8 +66,9 @@ def nothing(*curve: object) -> Judged:
 
 
 PLACE = Curves(
-    dial="x", symbol="x", series="recipe", name_series=str,
-    panels=("ΔL_post", "L_ft"), losses=("ΔL_post", *LOSSES), falls="ΔL_post", colour=PURPLE, judge=nothing,
+    dial="w", symbol="w", axis="w, share of D_ft that is like D_post", series="recipe", name_series=str,
+    panels=("ΔL_post", "L_ft"), losses=("ΔL_post", *LOSSES), falls="ΔL_post", colour=PURPLE, colours=COLOURS,
+    star=False, judge=nothing,
     belongs=lambda point: point["recipe"] in (UNMIXED, MIXED), judge_together=judge_place)
 MATCHED = Curves(
     dial="lam", symbol="λ", series="stage3_lr", name_series=lambda rate: f"fine-tuned at rate {rate:g}",
@@ -75,7 +76,7 @@ MATCHED = Curves(
     judge_together=judge_best_lam)
 
 FIGURES = {
-    "place": Figure("What is forgotten of D_post, by the share x of D_ft that is like it",
+    "place": Figure("What is forgotten of D_post, by the share w of D_ft that is like it",
                     PLANS["place"], PLACE, CHAINS, describe_place, panel=(4.2, 2.8)),
     "place-frontiers": Figure("Unmixed, mixed, by the place of D_ft",
                               PLANS["place"], frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS,
