@@ -45,7 +45,7 @@ def main():
     # Under torchrun the ranks share out the sequences, and one of them prints.
     ranks.join(device)
     if args.weights:
-        runs = [evaluate_folder(args.weights, args.runs[0], args.ft, device, dtype)]
+        runs = [evaluate_folder(args, device, dtype)]
     else:
         runs = [evaluate_run(path, device, dtype) for path in args.runs]
     if ranks.rank() > 0:
@@ -68,6 +68,9 @@ def parse(argv: list[str] | None = None) -> Namespace:
     # What somebody else made of a run.
     parser.flag("weights", Path, "measure a Hugging Face folder instead, fine-tuned from RUN", metavar="DIR")
     parser.flag("ft", str, "what it was fine-tuned on, to measure L_ft too", metavar="CORPUS")
+    parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
+    parser.add_argument("--loss-on", choices=("all", "completion"), default="all",
+                        help="its tokens whose loss counts, as in finetune.py [all]")
 
     # What a run writes.
     parser.flag("sample", positive, "print N continuations of --prompt instead", metavar="N")
@@ -84,6 +87,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
         parser.error("--prompt goes with --sample N")
     if args.ft and not args.weights:
         parser.error("--ft goes with --weights DIR")
+    if (args.text_field or args.loss_on != "all") and not args.ft:
+        parser.error("--text-field and --loss-on go with --ft CORPUS")
     if args.weights and (args.sample or len(args.runs) > 1):
         parser.error("--weights takes the one RUN that the folder was fine-tuned from, and no --sample")
     return args
@@ -115,12 +120,13 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
     return report_of(path, model, losses, lineage)
 
 
-def evaluate_folder(folder: Path, path: Path, ft: str | None, device: torch.device, dtype: str) -> dict:
-    """Tell the same of a Hugging Face folder that somebody made of a run: what is left of what the run knew.
+def evaluate_folder(args: Namespace, device: torch.device, dtype: str) -> dict:
+    """Tell the same of the Hugging Face folder that somebody made of a run: what is left of what that knew.
 
-    L_ft is of the corpus `ft`. Raises UserError if the folder does not fit or has another tokenizer.
+    Raises UserError if the folder does not fit or has another tokenizer.
     """
     from hf.folder import read_model                    # which nothing else needs
+    folder, path = args.weights, args.runs[0]
     checkpoint = read_checkpoint(checkpoint_path(path))
     lineage = checkpoint.lineage
     tokenizer = tokenizer_of(lineage, path)
@@ -129,10 +135,11 @@ def evaluate_folder(folder: Path, path: Path, ft: str | None, device: torch.devi
         raise UserError(f"{folder} has another tokenizer than {path}, remove {theirs} to measure it anyway")
     model = read_model(folder, checkpoint.config["context"], tokenizer.n_vocab).to(device)
 
-    # L_im is the run's own, from before.
+    # L_im is the run's own, from before. L_ft takes what D_ft holds out: what is streamed is not read on.
     corpora = {"L_ret": corpus_of(lineage, "post", run=path), "L_pre": corpus_of(lineage, "pre", run=path)}
-    if ft:
-        corpora["L_ft"] = open_corpus("ft", find_source(ft, None), tokenizer)
+    if args.ft:
+        source = find_source(args.ft, args.text_field)
+        corpora["L_ft"] = open_corpus("ft", source, tokenizer, limit=1, loss_on=args.loss_on)
     losses = {name: loss for name, loss in lineage[-1]["losses"].items() if name == "L_im"}
     for name, corpus in corpora.items():
         losses[name] = measure(name, folder, model, corpus, tokenizer, dtype)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from data import tokens
+from data.sources import Source, Text
 from data.tokenizer_json import DIGITS_PATTERN, GPT2_PIECES, PIECES, merges_of, spelling
 from data.tokens import END_OF_TEXT, Document, cuts, end_of_text, fingerprint, load_tokenizer
 from hf.folder import NAMES, PLAIN, read_config, read_model, write_folder
@@ -332,12 +333,32 @@ def test_somebody_elses_fine_tuning_is_measured_as_ours(stage):
     assert stage("evaluate", "out/posttrain --weights out/hf").out == table
 
 
+def test_what_it_was_fine_tuned_on_is_measured_as_stage_3_measures_it(stage, monkeypatch):
+    """Of completions, of fields that are named, and of a corpus that brings what it holds out, no more than that."""
+    pytest.importorskip("safetensors")
+    stage("pretrain")
+    for flags in ("--loss-on completion", "--text-field prompt"):
+        stage("finetune", f"--init out/pretrain --ft pairs.jsonl {flags} --overwrite")
+        stage("hf.__main__", f"out/finetune out/hf{len(flags)}")
+        measured = stage("evaluate", f"out/pretrain --weights out/hf{len(flags)} --ft pairs.jsonl {flags} --json")
+        theirs, = json.loads(measured.out)
+        ours = report("finetune")["losses"]["L_ft"]["mean"]
+        assert theirs["losses"]["L_ft"]["mean"] == pytest.approx(ours, rel=1e-6)
+
+    read = iter(range(10 ** 4))
+    monkeypatch.setattr(Source, "held_out_split", "validation")
+    monkeypatch.setattr(Source, "documents", lambda self, held_out=False: (Text(f"{place} mol") for place in read))
+    assert stage("evaluate", f"out/pretrain --weights out/hf{len(flags)} --ft ft.jsonl").status == 0
+    assert next(read) < 4000
+
+
 def test_flags_that_do_not_go_together_are_refused(stage):
     assert "--weights with it" in stage("pretrain", "--tokens 0").err
     assert "brings its own layers" in stage("pretrain", "--weights x --layers 2", "").err
     assert "brings its own tokenizer" in stage("pretrain", "--weights x --tokenizer gpt2", "").err
     assert "pre.jsonl is no folder" in stage("pretrain", "--weights pre.jsonl --tokens 0", "").err
     assert "--ft goes with" in stage("evaluate", "out/x --ft a.jsonl").err
+    assert "go with --ft" in stage("evaluate", "out/x --weights z --loss-on completion").err
     assert "the one RUN" in stage("evaluate", "out/x out/y --weights z").err
 
 
