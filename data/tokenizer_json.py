@@ -38,6 +38,11 @@ def read_tokenizer(folder: Path) -> tiktoken.Encoding:
         parts = json.loads(path.read_text(encoding="utf-8"))
         specials = {token["content"]: token["id"] for token in parts["added_tokens"]}
         ranks = ranks_of(parts["model"], specials)
+
+        # tokenizers cuts out added tokens first: a special one no text has, but any other would be in some.
+        for token in parts["added_tokens"]:
+            if not token["special"] and token["content"] != END_OF_TEXT:
+                raise UserError(f"{token['content']!r} is a token that is cut out before anything is merged")
         pattern = sparing(pattern_of(parts), ranks)
 
         # `bytes` ends its documents with the byte that UTF-8 never uses.
