@@ -183,7 +183,7 @@ def configure(preset: str, vocab_size: int, sizes: dict[str, int | None] = {}) -
 
 
 def load_model(config: dict[str, object], weights: dict[str, Tensor]) -> GPT:
-    """Rebuild a checkpoint's model, on the CPU; raises ValueError if weights and configuration differ."""
+    """Rebuild a model of its weights, on the CPU; raises ValueError if they and the configuration differ."""
     # Shapes are compared before any memory is taken: a damaged configuration may ask for all there is.
     try:
         if config["layers"] > len(weights):
@@ -191,12 +191,14 @@ def load_model(config: dict[str, object], weights: dict[str, Tensor]) -> GPT:
         with torch.device("meta"):
             planned = GPT(GPTConfig(**config)).state_dict()
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError, AttributeError) as error:
-        raise ValueError("the checkpoint's configuration is not one of this program") from error
-    shapes = {name: weight.shape for name, weight in weights.items()}
-    if shapes != {name: weight.shape for name, weight in planned.items()}:
-        raise ValueError("the checkpoint's weights do not have the shapes that its configuration says")
+        raise ValueError("the configuration is not one of this program") from error
+    shapes = {(name, weight.shape) for name, weight in weights.items()}
+    differing = shapes ^ {(name, weight.shape) for name, weight in planned.items()}
+    if differing:
+        raise ValueError("the weights do not have the shapes that the configuration says "
+                         f"({min(differing)[0]} is the first)")
     if not all(weight.isfinite().all() for weight in weights.values()):
-        raise ValueError("the checkpoint has weights that are not finite")
+        raise ValueError("the weights are not finite")
     model = GPT(GPTConfig(**config))
     model.load_state_dict(weights)
     return model

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from data.tokens import END_OF_TEXT, end_of_text, tokenizer_of
 from hf.card import model_card
 from hf.tokenizer import tokenizer_json
-from model import GPT, load_model
+from model import GPT, GPTConfig, load_model
 from run.checkpoint import checkpoint_path, read_checkpoint
 from run.files import UserError, atomic, make_folder, refusing, write_json
 
@@ -25,6 +27,7 @@ NAMES = {  # config.json's → GPTConfig's
 }
 PLAIN = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 UNSAID = {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6}    # Llama's defaults
+ROPE = {"rope_type": "default", "type": "default", "factor": None}     # what says that it is not scaled
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -48,12 +51,15 @@ def read_model(folder: str | Path, context: int, n_vocab: int) -> GPT:
     try:
         for path in weight_files(folder):
             weights |= library.torch.load_file(path)
-    except (OSError, ValueError, KeyError, library.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, library.SafetensorError) as error:
         raise UserError(f"cannot read the weights in {folder} ({error}), restore it") from error
     weights = {name.removeprefix("model."): weight.float() for name, weight in weights.items()
                if not name.endswith("inv_freq")}
     if config["tied"] and "embed_tokens.weight" in weights:
-        weights["lm_head.weight"] = weights["embed_tokens.weight"]
+        head = weights.setdefault("lm_head.weight", weights["embed_tokens.weight"])
+        if not torch.equal(head, weights["embed_tokens.weight"]):
+            raise UserError(f"{folder} has another head than its embedding, set tie_word_embeddings to false "
+                            "in its config.json")
     try:
         return load_model(config | {"context": context}, weights)
     except ValueError as error:
@@ -70,15 +76,22 @@ def read_config(folder: Path) -> dict[str, object]:
         heads = found["num_attention_heads"]
         head_size = found["hidden_size"] // heads
 
-        # Rope has stood in three places, and what is null is as if unsaid.
-        rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        said = {name: value for name, value in (found | rope).items() if value is not None}
-        said = UNSAID | {"num_key_value_heads": heads} | said | {"rope_type": rope_type}
+        # Rope has stood in three places; of two, transformers takes scaling. What is null is as if unsaid.
+        scaling, parameters = (found.get(name) or {} for name in ("rope_scaling", "rope_parameters"))
+        rope = {name: value for name, value in (parameters | scaling).items() if name in ROPE}
+        found |= (scaling or parameters) | rope
+        said = {name: value for name, value in found.items() if value is not None}
+        said = UNSAID | {"model_type": None, "num_key_value_heads": heads} | said
 
-        expected = PLAIN | {"head_dim": head_size, "rope_type": "default"}
+        expected = PLAIN | ROPE | {"head_dim": head_size}
         differing = [name for name, value in expected.items() if said.get(name, value) != value]
         config = {ours: said[theirs] for theirs, ours in NAMES.items()}
+
+        # What is of another kind would go wrong later or mean another thing ("false"); 10000 is a float, too.
+        for theirs, ours in NAMES.items():
+            kind, found_kind = GPTConfig.__annotations__[ours], type(said[theirs])
+            if found_kind is not kind and (kind, found_kind) != (float, int):
+                raise TypeError(f"{theirs} {said[theirs]!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path} is not there or not a Llama's ({type(error).__name__}: {error}), "
                         "name the folder of one") from error
@@ -90,9 +103,10 @@ def read_config(folder: Path) -> dict[str, object]:
 
 def weight_files(folder: Path) -> list[Path]:
     """List the files that hold a folder's weights, one or several."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return [folder / "model.safetensors"]
+    # Of both, transformers takes the one file, too: an index may be left of what was there before.
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():
+        return [whole]
     shards = json.loads(index.read_text())["weight_map"].values()
     return [folder / shard for shard in sorted(set(shards))]
 

@@ -247,6 +247,47 @@ def test_weights_in_several_files_and_other_numbers_are_read(tmp_path):
         read_model(folder, 32, 256)
 
 
+@pytest.mark.parametrize("index", ["[]", '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}', "no JSON"])
+def test_an_index_that_is_none_is_refused_in_a_line_and_of_no_matter_beside_the_weights(index, tmp_path):
+    pytest.importorskip("safetensors")
+    model = trained(SHAPES["grouped"])
+    folder = exported(model, tmp_path)
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert_same(read_model(folder, 64, 256).state_dict(), model.state_dict())
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot read the weights in .*, restore it"):
+        read_model(folder, 64, 256)
+
+
+def test_a_head_that_is_not_the_embedding_it_should_be_is_refused(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    model = trained(SHAPES["grouped"])
+    path = exported(model, tmp_path) / "model.safetensors"
+    whole = library.load_file(path)
+    whole["lm_head.weight"] = whole["model.embed_tokens.weight"].clone()
+    library.save_file(whole, path)
+    assert_same(read_model(path.parent, 64, 256).state_dict(), model.state_dict())
+    whole["lm_head.weight"][3, 3] += 1
+    library.save_file(whole, path)
+    with pytest.raises(UserError, match="set tie_word_embeddings to false"):
+        read_model(path.parent, 64, 256)
+
+
+@pytest.mark.parametrize("name, change_it", [
+    ("norm.weight", lambda whole: whole.pop("model.norm.weight")),
+    ("norm.weight", lambda whole: whole.update({"model.norm.weight": torch.ones(3)})),
+    ("layers.0.self_attn.q_proj.bias",
+     lambda whole: whole.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(48)}))])
+def test_a_tensor_that_is_lacking_misshapen_or_too_many_is_named(name, change_it, tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    path = exported(trained(SHAPES["grouped"]), tmp_path) / "model.safetensors"
+    whole = library.load_file(path)
+    change_it(whole)
+    library.save_file(whole, path)
+    with pytest.raises(UserError, match=f"hf does not fit: .*\\({name} is the first"):
+        read_model(path.parent, 64, 256)
+
+
 def write_config(folder: Path, **changes: object) -> Path:
     config = {theirs: asdict(SHAPES["grouped"])[ours] for theirs, ours in NAMES.items()}
     (folder / "config.json").write_text(json.dumps(PLAIN | config | changes))
@@ -255,11 +296,30 @@ def write_config(folder: Path, **changes: object) -> Path:
 
 @pytest.mark.parametrize("changes", [
     {"model_type": "qwen2"}, {"attention_bias": True}, {"mlp_bias": True}, {"hidden_act": "gelu"},
-    {"head_dim": 16}, {"rope_scaling": {"type": "linear", "factor": 2.0}},
-    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0}}])
+    {"head_dim": 16}, {"model_type": None}])
 def test_an_architecture_that_does_not_fit_is_named(changes, tmp_path):
-    name = "rope_type" if "rope" in next(iter(changes)) else next(iter(changes))
-    with pytest.raises(UserError, match=f"another architecture \\({name}"):
+    with pytest.raises(UserError, match=f"another architecture \\({next(iter(changes))}"):
+        read_config(write_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type linear, factor 2.0"),
+    ({"rope_scaling": {"factor": 2.0}}, "factor 2.0"),
+    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0}}, "rope_type llama3"),
+    ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "yarn"}}, "rope_type yarn"),
+    ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "rope_scaling": {"rope_type": "default"}},
+     "factor 2.0")])
+def test_scaled_rope_is_refused_wherever_it_is_said(changes, told, tmp_path):
+    with pytest.raises(UserError, match=f"another architecture \\({told}"):
+        read_config(write_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("changes", [
+    {"max_position_embeddings": "64"}, {"vocab_size": "256"}, {"vocab_size": 256.0}, {"rms_norm_eps": "1e-5"},
+    {"tie_word_embeddings": "false"}, {"num_hidden_layers": True}])
+def test_a_value_of_another_kind_is_named(changes, tmp_path):
+    ((name, value),) = changes.items()
+    with pytest.raises(UserError, match=f"not a Llama's .*{name} {value!r}"):
         read_config(write_config(tmp_path, **changes))
 
 
@@ -268,6 +328,8 @@ def test_what_a_config_leaves_unsaid_is_llamas_default(tmp_path):
                  rms_norm_eps=None, num_key_value_heads=None, head_dim=None, rope_scaling=None)
     config = read_config(tmp_path)
     assert (config["rope_base"], config["norm_eps"], config["kv_heads"]) == (7.0, 1e-6, 6)
+    write_config(tmp_path, rope_theta=10_000)
+    assert read_config(tmp_path)["rope_base"] == 10_000.0
     write_config(tmp_path, rope_theta=None)
     assert read_config(tmp_path)["rope_base"] == 10_000.0
 
