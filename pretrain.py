@@ -121,6 +121,10 @@ def parse(argv=None):
     add_stage_flags(parser, out="out/pretrain")
     args = parser.parse_args(argv)
 
+    # What is mixed in is a share of Stage 1's tokens.
+    if args.tokens == 0 and (args.lam or args.mix):
+        parser.error("--tokens 0 trains nothing, leave --lam and --mix away")
+
     # Weights bring their tokenizer and their sizes, but for the context.
     if args.weights:
         for name in {"tokenizer", *SIZES} - {"context"}:

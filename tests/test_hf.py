@@ -417,6 +417,8 @@ def test_what_it_was_fine_tuned_on_is_measured_as_stage_3_measures_it(stage, mon
 
 def test_flags_that_do_not_go_together_are_refused(stage):
     assert "--weights with it" in stage("pretrain", "--tokens 0").err
+    for mixing in ("--lam 1", "--mix 0.5"):
+        assert "leave --lam and --mix away" in stage("pretrain", f"--weights pre.jsonl {mixing} --tokens 0", "").err
     assert "brings its own layers" in stage("pretrain", "--weights x --layers 2", "").err
     assert "brings its own tokenizer" in stage("pretrain", "--weights x --tokenizer gpt2", "").err
     assert "pre.jsonl is no folder" in stage("pretrain", "--weights pre.jsonl --tokens 0", "").err
