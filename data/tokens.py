@@ -580,7 +580,13 @@ def end_of_text(tokenizer: tiktoken.Encoding) -> int:
 
 def fingerprint(tokenizer: tiktoken.Encoding) -> str:
     """Make digits that differ where two tokenizers do."""
-    return digest(tokenizer._pat_str, sorted(tokenizer._mergeable_ranks.items()))
+    # The end of a document is part of them where it is not the first number that tokens of text leave: it was
+    # of none in the lineages of old runs.
+    ranks = tokenizer._mergeable_ranks
+    first_left = max(ranks.values()) + 1 if 0 in ranks.values() else 0
+    end = tokenizer._special_tokens.get(END_OF_TEXT, first_left)
+    more = [end] if end != first_left else []
+    return digest(tokenizer._pat_str, sorted(ranks.items()), *more)
 
 
 def digest(*values: object) -> str:

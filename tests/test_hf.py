@@ -82,6 +82,20 @@ def test_a_tokenizer_that_was_written_is_read_as_the_same(tokenizer, tmp_path):
     assert (end_of_text(again), again.n_vocab) == (end_of_text(tokenizer), tokenizer.n_vocab)
 
 
+def test_the_end_of_a_document_is_part_of_a_fingerprint_where_it_is_not_where_it_used_to_be(tokenizer, tmp_path):
+    old = tokens.digest(tokenizer._pat_str, sorted(tokenizer._mergeable_ranks.items()))
+    assert fingerprint(tokenizer) == old
+    text = json.dumps(tokenizer_json(tokenizer))
+    for end in (end_of_text(tokenizer) + 1000, end_of_text(tokenizer) + 1001):
+        parts = json.loads(text)
+        parts["added_tokens"] = [{"id": end, "content": END_OF_TEXT, "special": True}]
+        parts["model"]["vocab"][END_OF_TEXT] = end
+        parts["model"]["vocab"].pop("<|im_start|>", None)
+        (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
+        assert fingerprint(load_tokenizer(str(tmp_path))) != old
+        old = fingerprint(load_tokenizer(str(tmp_path)))
+
+
 def test_the_tokens_are_those_of_tokenizers(tokenizer, tmp_path):
     library = pytest.importorskip("tokenizers")
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)))
