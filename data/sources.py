@@ -55,7 +55,8 @@ TEXT_FIELDS = [  # the first that a row has are read, of several the last is the
     ("text",), ("prompt", "completion"), ("instruction", "input", "output"), ("instruction", "output"),
     ("inputs", "targets"), ("messages",), ("conversations",), ("question", "answer"),
     ("instruction", "context", "response"), ("instruction", "response"), ("query", "response"), ("content",)]
-ROLES = {"human": "user", "gpt": "assistant"}                # ShareGPT's names for OpenAI's
+ROLES = {  # others' names for OpenAI's
+    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 HELP = ("a file, a folder, hub:ORG/NAME[:CONFIG[/SPLIT]][@REVISION], or one of "
         + " ".join((*embedded.NAMES, *HUB)) + "; web:20M, as long as that; web75music25, a mixture")
 

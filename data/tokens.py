@@ -333,12 +333,21 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def with_completion(documents: Iterator[Document], name: str) -> Iterator[Document]:
-    """Go through documents; raises UserError at one that does not mark its completion."""
+    """Go through documents, and tell how many have no completion.
+
+    Raises UserError at one that does not mark it.
+    """
+    total = without = 0
     for document in documents:
         if document.completion is None:
             raise UserError(f"{name} marks no completion, give rows of messages or of several fields "
                             "(prompt + completion), or --loss-on all")
+        total += 1
+        without += not document.completion
         yield document
+    if without:
+        print(f"{name}: {without:,} of {total:,} documents have no completion, they count nothing",
+              flush=True)
 
 
 def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, limit: int | None, folder: Path,

@@ -95,6 +95,15 @@ def test_a_corpus_that_marks_no_completion_is_refused_in_one_line(tmp_path, rows
     assert "\n" not in str(error.value) and not token_files(tmp_path / "tokens")
 
 
+def test_documents_without_a_completion_are_counted_and_told(tmp_path, capsys):
+    rows = [{"prompt": f"P{number}", "completion": "C" * (number % 3)} for number in range(99)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for loss_on in ("all", "completion"):
+        assert "no completion" not in capsys.readouterr().out
+        open_corpus("ft", find_source(str(tmp_path / "a.jsonl")), BYTES, folder=tmp_path / "tokens", loss_on=loss_on)
+    assert "a.jsonl: 33 of 99 documents have no completion, they count nothing\n" in capsys.readouterr().out
+
+
 def test_chats_in_which_nobody_answers_leave_nothing_to_measure(tmp_path):
     rows = [{"messages": [{"role": "user", "content": f"{number}" * 9}]} for number in range(99)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

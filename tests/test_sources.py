@@ -150,6 +150,8 @@ def test_what_is_not_a_list_of_messages_is_left_out_and_told(tmp_path, capsys):
     ({"messages": said("assistant: a", "user: b")}, [" a\n"]),
     ({"messages": said("system: a", "user: b")}, []),
     ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, [" b"]),
+    ({"conversations": [{"from": "bot", "value": "a"}, {"from": "chatgpt", "value": "b"}]}, [" a\n", " b"]),
+    ({"messages": said("user: a", "model: b")}, [" b"]),
     ({"prompt": said("user: a", "assistant: b", "user: c"), "completion": said("assistant: d")}, [" d"]),
 ])
 def test_the_completion_is_the_last_field_or_what_the_assistant_says(tmp_path, row, completion):
