@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from data.sources import find_source
-from data.tokens import Corpus, corpus_of, end_of_text, fingerprint, load_tokenizer, open_corpus, tokenizer_of
+from data.tokens import (Corpus, corpus_of, end_of_text, fingerprint, load_tokenizer, loss_was_on,
+                         open_corpus, tokenizer_of)
 from model import GPT, load_model
 from run import ranks
 from run.checkpoint import checkpoint_path, read_checkpoint
@@ -100,7 +101,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
 def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
     """Tell what is known of a run, its own losses measured anew, as --json prints it.
 
-    Each of `losses` has mean and se in nats per token, and bits_per_byte, which compares across tokenizers.
+    Each of `losses` has mean and se in nats per token, of which tokens, and bits_per_byte, which compares
+    across tokenizers.
     Raises UserError if there is no checkpoint or its corpora are gone.
     """
     checkpoint = read_checkpoint(checkpoint_path(path))
@@ -154,14 +156,22 @@ def measure(name: str, path: Path, model: GPT, corpus: Corpus, tokenizer: tiktok
     if not math.isfinite(loss.mean):
         raise UserError(f"{name} of {path} is not finite")
     bits = loss.mean / math.log(2) / bytes_per_token(sequences, tokenizer)
-    return {"mean": loss.mean, "se": loss.se, "corpus": loss.corpus, "bits_per_byte": bits}
+    loss_on = "all" if corpus.held_out_mask is None else "completion"
+    return loss._asdict() | {"loss_on": loss_on, "bits_per_byte": bits}
 
 
 def report_of(path: Path, model: GPT, losses: dict[str, dict], lineage: list[dict]) -> dict:
     """Put together what is told of a model, as --json prints it."""
     first = lineage[0]
     return {"run": str(path), "preset": first["args"].get("preset"), "tokenizer": first["tokenizer"],
-            "parameters": model.parameter_count(), "losses": losses, "lineage": lineage}
+            "parameters": model.parameter_count(), "losses": with_loss_on(losses, lineage),
+            "lineage": lineage}
+
+
+def with_loss_on(losses: dict[str, dict], lineage: list[dict]) -> dict[str, dict]:
+    """Add to the losses that the last stage of a lineage recorded which tokens they are of."""
+    return {name: {"loss_on": loss_was_on(lineage, role_of(name, loss))} | loss
+            for name, loss in losses.items()}
 
 
 def is_handed_on(name: str, entry: dict) -> bool:
@@ -187,10 +197,11 @@ def bytes_per_token(sequences: Tensor, tokenizer: tiktoken.Encoding) -> float:
 # Tables
 
 def shown(losses: dict[str, dict], name: str) -> str:
-    """Write a loss and its standard error, or a dash."""
+    """Write a loss and its standard error, and if it is of completions only, or a dash."""
     if name not in losses:
         return "–"
-    return str(Loss(losses[name]["mean"], losses[name]["se"]))
+    loss = str(Loss(losses[name]["mean"], losses[name]["se"]))
+    return f"{loss} of completions" if losses[name]["loss_on"] == "completion" else loss
 
 
 def lam(run: dict) -> str:
@@ -241,16 +252,14 @@ def print_stages(run: dict) -> None:
     """Print what every stage of a run did, and the losses it left on each corpus."""
     corpora = []
     rows = []
-    for entry in run["lineage"]:
+    for number, entry in enumerate(run["lineage"], start=1):
         corpora += [f"D_{role} = {record['source']}" for role, record in entry["corpora"].items()]
         tokens = " + ".join(f"{count:,} {role}" for role, count in entry["tokens"].items() if count)
-        own = {name: loss for name, loss in entry["losses"].items() if not is_handed_on(name, entry)}
+        losses = with_loss_on(entry["losses"], run["lineage"][:number])
+        own = {name: loss for name, loss in losses.items() if not is_handed_on(name, entry)}
         by_role = {role_of(name, loss): name for name, loss in own.items()}
         on_each = [shown(own, by_role.get(role, "")) for role in ("pre", "post", "ft")]
-        stage = entry["stage"]
-        if entry["args"].get("loss_on") == "completion":
-            stage += ", completions"
-        rows.append([stage, f"{entry['steps']:,}", tokens or "–", *on_each])
+        rows.append([entry["stage"], f"{entry['steps']:,}", tokens or "–", *on_each])
     print(f"\n{run['run']}: {run['preset']}, {run['parameters']:,} parameters; {', '.join(corpora)}")
     print(table(["stage", "steps", "tokens", "loss on D_pre", "D_post", "D_ft"], rows))
 

@@ -1,5 +1,6 @@
 """The README.md of an exported model: what it was trained on, stage by stage, and what that came to."""
 
+from data.tokens import loss_was_on
 from run.losses import Loss
 
 SETTINGS = ("weights", "lr", "batch", "replay", "dropout", "lora", "seed")     # shown where they are not 0
@@ -11,7 +12,8 @@ def model_card(name: str, lineage: list[dict], context: int, parameters: int) ->
     corpora = {}
     for entry in lineage:
         corpora |= {role: record["source"] for role, record in entry["corpora"].items()}
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(stage_row(entry) for entry in lineage)]
+    stages_so_far = (lineage[:number + 1] for number in range(len(lineage)))
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *map(stage_row, stages_so_far)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     texts = "\n".join(f"* D_{role}: `{source}`" for role, source in corpora.items())
     stages = ", ".join(entry["stage"] for entry in lineage)
@@ -34,12 +36,16 @@ depends on the texts.
 """
 
 
-def stage_row(entry: dict) -> list[str]:
-    """Describe a stage in the COLUMNS of the table."""
+def stage_row(lineage: list[dict]) -> list[str]:
+    """Describe the last stage of a lineage in the COLUMNS of the table."""
+    entry = lineage[-1]
     tokens = [f"{count:,} of D_{role}" for role, count in entry["tokens"].items() if count]
     settings = [f"{name} {entry['args'][name]}" for name in SETTINGS if entry["args"].get(name)]
     if entry.get("lam"):
         settings.append(f"λ {entry['lam']:.3g}")
-    losses = [f"{name} {Loss(**loss)}" for name, loss in entry["losses"].items()]
+    losses = []
+    for name, loss in entry["losses"].items():
+        of_completions = loss_was_on(lineage, loss.get("corpus")) == "completion"
+        losses.append(f"{name} {Loss(**loss)}" + (" of completions" if of_completions else ""))
     return [entry["stage"], f"{entry['steps']:,}", " + ".join(tokens) or "none", ", ".join(settings),
             ", ".join(losses)]

@@ -16,10 +16,11 @@ from data import tokens
 from data.sources import Source, Text, find_source
 from data.stream import Interleaved, Windows
 from data.tokens import Corpus, load_corpus, load_tokenizer, open_corpus
+from hf.card import model_card
 from model import GPT, configure, load_model
 from run.checkpoint import read_checkpoint
 from run.files import UserError
-from run.losses import held_out_loss
+from run.losses import Loss, held_out_loss
 from tests.conftest import assert_same, log_of, report, weights
 from tests.test_loop import TORCHRUN
 from tests.test_tokens import BYTES, flip, hard_text, write_vocabulary
@@ -217,7 +218,13 @@ def test_held_out_losses_are_of_completions_wherever_d_post_is_measured(stage):
     assert of_all != pytest.approx(loss_by_hand("pretrain", held_out), rel=0.01)
     (run,) = json.loads(stage("evaluate", settings="out/finetune --json").out)
     assert {name: run["losses"]["L_ret"][name] for name in retained} == retained
-    assert "posttrain, completions" in stage("evaluate", settings="out/finetune").out
+    lines = stage("evaluate", settings="out/pretrain out/posttrain out/finetune").out.splitlines()
+    assert [line.count("of completions") for line in lines[1:4]] == [0, 1, 2]
+    assert [line.count("of completions") for line in lines[-3:]] == [0, 1, 1]
+    card = model_card("x", report("finetune")["lineage"], 32, 1)
+    for name, loss in (("L_im", immediate), ("L_ret", retained)):
+        assert f"{name} {Loss(**loss)} of completions" in card
+    assert card.count("of completions") == 3
     stage("experiments.noise", "--init out/finetune --gamma 0")
     assert report("noise")["losses"]["L_post"] == retained
 

@@ -419,6 +419,7 @@ def test_what_it_was_fine_tuned_on_is_measured_as_stage_3_measures_it(stage, mon
         stage("hf.__main__", f"out/finetune out/hf{len(flags)}")
         measured = stage("evaluate", f"out/pretrain --weights out/hf{len(flags)} --ft pairs.jsonl {flags} --json")
         theirs, = json.loads(measured.out)
+        assert flags.endswith(theirs["losses"]["L_ft"]["loss_on"]) or "text-field" in flags
         ours = report("finetune")["losses"]["L_ft"]["mean"]
         assert theirs["losses"]["L_ft"]["mean"] == pytest.approx(ours, rel=1e-6)
 
