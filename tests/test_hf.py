@@ -63,10 +63,10 @@ def tokenizer(request, tmp_path):
     return load_tokenizer("bytes" if request.param == "bytes" else write_smollm(tmp_path / "smol"))
 
 
-def exported(model: GPT, folder: Path) -> Path:
-    """Export a model, as if it were of a run over the tokenizer `bytes`."""
-    entry = {"stage": "pretrain", "args": {"tokenizer": "bytes", "seed": 1}, "steps": 1, "tokens": {"pre": 8},
-             "tokenizer": fingerprint(load_tokenizer("bytes")), "corpora": {"pre": {"source": "web"}},
+def exported(model: GPT, folder: Path, tokenizer: str = "bytes") -> Path:
+    """Export a model, as if it were of a run over this tokenizer."""
+    entry = {"stage": "pretrain", "args": {"tokenizer": tokenizer, "seed": 1}, "steps": 1, "tokens": {"pre": 8},
+             "tokenizer": fingerprint(load_tokenizer(tokenizer)), "corpora": {"pre": {"source": "web"}},
              "losses": {"L_pre": {"mean": 1.5, "se": 0.1, "corpus": "pre"}}}
     save_checkpoint(folder / "ckpt.pt", Checkpoint(model.state_dict(), asdict(model.config), [entry]))
     write_folder(folder, folder / "hf")
@@ -218,6 +218,30 @@ def test_transformers_continues_a_text_as_the_model_does(tmp_path):
     assert prompt["input_ids"][0].tolist() == list("größer".encode())
     greedy = theirs.generate(**prompt, max_new_tokens=40, do_sample=False)
     assert torch.equal(greedy, model.generate(prompt["input_ids"], greedy.shape[1] - 8, 256, temperature=0.0))
+
+
+def test_transformers_cuts_digits_out_as_the_exported_tokenizer_does(tmp_path):
+    pytest.importorskip("safetensors")
+    transformers = pytest.importorskip("transformers")
+    name = write_smollm(tmp_path / "smol")
+    ours, folder = load_tokenizer(name), exported(trained(SHAPES["grouped"]), tmp_path, name)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in texts():
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_transformers_saves_is_read_as_the_same(shape, tmp_path):
+    pytest.importorskip("safetensors")
+    transformers = pytest.importorskip("transformers")
+    model = trained(SHAPES[shape])
+    folder = exported(model, tmp_path)
+    for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
+        kind.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+    again = read_model(tmp_path / "saved", model.config.context, 256)
+    assert again.config == model.config
+    assert_same(again.state_dict(), model.state_dict())
+    assert fingerprint(load_tokenizer(str(tmp_path / "saved"))) == fingerprint(load_tokenizer("bytes"))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -428,6 +452,16 @@ def test_what_it_was_fine_tuned_on_is_measured_as_stage_3_measures_it(stage, mon
     monkeypatch.setattr(Source, "documents", lambda self, held_out=False: (Text(f"{place} mol") for place in read))
     assert stage("evaluate", f"out/pretrain --weights out/hf{len(flags)} --ft ft.jsonl").status == 0
     assert next(read) < 4000
+
+
+def test_what_is_left_of_completions_is_measured_on_them(stage):
+    pytest.importorskip("safetensors")
+    stage("pretrain", "--post pairs.jsonl")
+    stage("posttrain", "--loss-on completion")
+    stage("hf.__main__", "out/posttrain out/hf")
+    run, = json.loads(stage("evaluate", "out/posttrain --weights out/hf --json").out)
+    before, after = run["losses"]["L_im"], run["losses"]["L_ret"]
+    assert after["mean"] == pytest.approx(before["mean"], rel=1e-6) and after["loss_on"] == "completion"
 
 
 def test_flags_that_do_not_go_together_are_refused(stage):
