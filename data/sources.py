@@ -344,13 +344,13 @@ def read_message(message: object) -> tuple[str, str] | None:
 
 
 def join_fields(row: dict, fields: tuple[str, ...]) -> Text:
-    """Join the fields in order, each on a line of its own unless the one before ends in white space.
+    """Join the fields in order, each on a line of its own unless there is white space between them already.
 
     Of several, the last is the completion; of one with messages, what the assistant says in it.
     """
     text, completion = "", []
     for part, begins in parts(row, fields):
-        if text and not text[-1].isspace():
+        if text and not text[-1].isspace() and not part[:1].isspace():
             text += "\n"
         if begins is not None:
             completion.append((len(text) + begins, len(text) + len(part)))

@@ -94,6 +94,7 @@ def said(*turns: str) -> list[dict]:
 @pytest.mark.parametrize("row, text", [
     ({"prompt": "Why?", "completion": "So.<|endoftext|>"}, "Why?\nSo."),
     ({"prompt": "Why?\n", "completion": "So."}, "Why?\nSo."),
+    ({"prompt": "The sky is", "completion": " blue."}, "The sky is blue."),
     ({"instruction": "Add.", "input": "1 2", "output": "3"}, "Add.\n1 2\n3"),
     ({"instruction": "Add.", "input": "", "output": "3"}, "Add.\n3"),
     ({"inputs": "Q", "targets": "A", "task": "t"}, "Q\nA"),
@@ -143,6 +144,7 @@ def test_what_is_not_a_list_of_messages_is_left_out_and_told(tmp_path, capsys):
     ({"text": "T"}, None), ({"content": "C"}, None),
     ({"prompt": " Why?", "completion": " So.\n<|endoftext|>"}, [" So.\n"]),
     ({"prompt": "\n", "completion": "So. "}, ["So."]),
+    ({"prompt": "The sky is", "completion": " blue."}, [" blue."]),
     ({"prompt": "Why?", "completion": ""}, []),
     ({"instruction": "Add.", "input": "", "output": "3"}, ["3"]),
     ({"instruction": "3", "context": "3", "response": "3"}, ["3"]),
