@@ -27,6 +27,10 @@ NAMES = {  # config.json's → GPTConfig's
 }
 PLAIN = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 UNSAID = {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6}    # Llama's defaults
+# A chat as data/sources.py joins it: who, a colon and what is said, a line each, and the end of a document.
+CHAT = ("{% for message in messages %}{{ '' if loop.first else '\n' }}"
+        "{{ message['role'] + ': ' + message['content'] | trim }}{% endfor %}"
+        "{{ '\nassistant:' if add_generation_prompt else eos_token }}")
 ROPE = {"rope_type": "default", "type": "default", "factor": None}     # what says that it is not scaled
 
 
@@ -152,7 +156,7 @@ def write_folder(run: Path, folder: Path) -> None:
     write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
     write_json(folder / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
-        "model_max_length": context, "clean_up_tokenization_spaces": False,
+        "model_max_length": context, "clean_up_tokenization_spaces": False, "chat_template": CHAT,
         "model_input_names": ["input_ids", "attention_mask"]})
     card = model_card(folder.resolve().name, checkpoint.lineage, context, model.parameter_count())
     with atomic(folder / "README.md") as file:

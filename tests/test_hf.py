@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data import tokens
-from data.sources import Source, Text
+from data.sources import Source, Text, join_fields
 from data.tokenizer_json import DIGITS_PATTERN, GPT2_PIECES, PIECES, merges_of, spelling
 from data.tokens import END_OF_TEXT, Document, cuts, end_of_text, fingerprint, load_tokenizer
 from hf.folder import NAMES, PLAIN, read_config, read_model, write_folder
@@ -228,6 +228,21 @@ def test_transformers_cuts_digits_out_as_the_exported_tokenizer_does(tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     for text in texts():
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode_ordinary(text)
+
+
+def test_transformers_writes_messages_as_token_files_have_them(tmp_path):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("jinja2")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(exported(trained(SHAPES["grouped"]), tmp_path))
+    turns = [("system", "Be brief."), ("user", " Why, {{ you }}?\n"), ("assistant", "So\n\n so. "), ("user", "What?"),
+             ("assistant", "Nothing.")]
+    messages = [{"role": role, "content": said} for role, said in turns]
+    text, spans = join_fields({"messages": messages}, ("messages",))
+    whole = theirs.apply_chat_template(messages, return_dict=False)
+    assert whole == [*load_tokenizer("bytes").encode_ordinary(text), 255]
+    prompt = theirs.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    assert prompt == text[:spans[-1][0]]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
