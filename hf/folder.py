@@ -1,10 +1,13 @@
 """A Hugging Face folder of a Llama: read as a GPT of this repository, and written of a finished run."""
 
 import json
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import torch
+from tiktoken import Encoding
 
 from data.tokens import END_OF_TEXT, end_of_text, tokenizer_of
 from hf.card import model_card
@@ -131,10 +134,10 @@ def safetensors() -> ModuleType:
 def write_folder(run: Path, folder: Path) -> None:
     """Write a finished run as a folder that transformers loads, with its tokenizer and a model card.
 
-    Raises UserError if the run is not finished, or the folder holds anything.
+    Raises UserError if the run is not finished, or the folder holds anything or cannot be written.
     """
     # Nothing is mixed with what was there.
-    library = safetensors()
+    safetensors()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} holds something already, name another folder or remove it")
     checkpoint = read_checkpoint(checkpoint_path(run))
@@ -142,14 +145,25 @@ def write_folder(run: Path, folder: Path) -> None:
         model = load_model(checkpoint.config, checkpoint.model)
     tokenizer = tokenizer_of(checkpoint.lineage, run)
 
+    # It is whole or absent: what cannot be written to its end must not stand in the way of the next try.
+    folder = folder.resolve()
+    make_folder(folder.parent)
+    with TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
+        whole = Path(temporary, folder.name)
+        make_folder(whole)
+        write_files(whole, model, tokenizer, checkpoint.lineage)
+        os.replace(whole, folder)
+
+
+def write_files(folder: Path, model: GPT, tokenizer: Encoding, lineage: list[dict]) -> None:
+    """Write the files of a folder that transformers loads."""
     # Llama's names: a prefix on all but the head, which is left out where it is the embedding.
     weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
     head = weights.pop("model.lm_head.weight")
     if not model.config.tied:
         weights["lm_head.weight"] = head
-    make_folder(folder)
     with atomic(folder / "model.safetensors") as file:
-        file.write(library.torch.save(weights, {"format": "pt"}))
+        file.write(safetensors().torch.save(weights, {"format": "pt"}))
 
     # transformers 5 builds other classes anew and ignores how tokenizer.json cuts a text.
     context = model.config.context
@@ -158,13 +172,13 @@ def write_folder(run: Path, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
         "model_max_length": context, "clean_up_tokenization_spaces": False, "chat_template": CHAT,
         "model_input_names": ["input_ids", "attention_mask"]})
-    card = model_card(folder.resolve().name, checkpoint.lineage, context, model.parameter_count())
+    card = model_card(folder.name, lineage, context, model.parameter_count())
     with atomic(folder / "README.md") as file:
         file.write(card.encode())
 
-    # Without it nobody takes the folder for whole. A document begins after the end of another.
+    # A document begins after the end of another.
     end = end_of_text(tokenizer)
     write_json(folder / "config.json", PLAIN | {
         "architectures": ["LlamaForCausalLM"],
-        **{theirs: checkpoint.config[ours] for theirs, ours in NAMES.items()},
+        **{theirs: getattr(model.config, ours) for theirs, ours in NAMES.items()},
         "bos_token_id": end, "eos_token_id": end, "initializer_range": model.initial_std, "dtype": "float32"})

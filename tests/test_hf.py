@@ -270,6 +270,20 @@ def test_a_model_that_was_written_is_read_as_the_same(shape, tmp_path):
         write_folder(tmp_path, tmp_path / "hf")
 
 
+def test_an_export_that_cannot_be_written_leaves_nothing_and_can_be_tried_again(tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    model = trained(SHAPES["grouped"])
+
+    def full(path: Path, value: object) -> None:
+        raise UserError(f"no space left to write {path}")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no space left"):
+        patch.setattr("hf.folder.write_json", full)
+        exported(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pt"]
+    (tmp_path / "hf").mkdir()
+    exported(model, tmp_path)
+
+
 def test_merged_adapters_are_written_with_a_head_of_their_own(tmp_path):
     library = pytest.importorskip("safetensors.torch")
     model = trained(SHAPES["grouped"])
