@@ -19,7 +19,7 @@ from data.stream import Interleaved, count_for_share, whole_sequences
 from data.tokens import fingerprint, load_tokenizer, open_corpus
 from model import GPT, PRESETS, SIZES, configure
 from run import ranks
-from run.files import refusing
+from run.files import UserError, refusing
 from run.flags import Parser, add_stage_flags, count, launch, positive, rate, share
 from run.loop import Run
 from run.report import say
@@ -49,6 +49,8 @@ def main():
         return
 
     # The seed decides the initial weights, unless --weights does; later randomness depends on (seed, step).
+    if args.weights and not Path(args.weights).is_dir():
+        raise UserError(f"--weights {args.weights} is no folder, give one with config.json")
     tokenizer = load_tokenizer(args.tokenizer)
     with refusing(ValueError):
         config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
@@ -130,8 +132,6 @@ def parse(argv=None):
         for name in {"tokenizer", *SIZES} - {"context"}:
             if getattr(args, name):
                 parser.error(f"--weights brings its own {name}, leave the flag away")
-        if not Path(args.weights).is_dir():
-            parser.error(f"--weights {args.weights} is no folder, give one with config.json")
         args.tokenizer = args.weights
     elif args.tokens == 0:
         parser.error("--tokens 0 trains nothing, give --weights with it")

@@ -441,6 +441,10 @@ def test_a_folder_becomes_a_stage_of_no_tokens_that_the_others_take_up(stage):
     path.write_text(Path("out/other/tokenizer.json").read_text())
     assert "is not the one of the checkpoint" in stage("posttrain", "--init out/weights --out out/not").err
 
+    # The weights are in the run, which is finished whether the folder is there or not.
+    Path("out/hf").rename("out/moved")
+    assert "nothing to do" in stage("pretrain", "--weights out/hf --tokens 0 --out out/weights", corpora).out
+
 
 def test_somebody_elses_fine_tuning_is_measured_as_ours(stage):
     pytest.importorskip("safetensors")
