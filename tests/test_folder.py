@@ -46,12 +46,21 @@ def test_a_run_made_before_there_was_a_flag_is_the_same_run(stage):
     stage("pretrain")
     record = report("pretrain")
     for args in (record["args"], record["lineage"][0]["args"]):
-        for name in SINCE:
+        for name in SINCE.keys() & args.keys():
             del args[name]
     Path("out/pretrain/run.json").write_text(json.dumps(record))
     assert stage("pretrain").status == 0
     other = stage("pretrain", "--decay 0.1")
     assert other.status == 2 and "holds a finished pretrain run with --decay None, choose" in other.err
+
+
+def test_a_probe_made_before_it_could_go_back_is_the_same_probe(stage):
+    stage("pretrain", "--tokens 1k")
+    stage("experiments.noise", "--ft ft.jsonl")
+    record = report("noise")
+    del record["args"]["back"], record["lineage"][-1]["args"]["back"]
+    Path("out/noise/run.json").write_text(json.dumps(record))
+    assert "nothing to do" in stage("experiments.noise", "--ft ft.jsonl").out
 
 
 def test_a_stage_on_another_init_is_another_run(stage):
