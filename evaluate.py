@@ -9,7 +9,9 @@
 import json
 import math
 import statistics
+import sys
 from argparse import Namespace
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import tiktoken
@@ -43,12 +45,14 @@ def main():
             print_samples(path, args, device, dtype)
         return
 
-    # Under torchrun the ranks share out the sequences, and one of them prints.
+    # Under torchrun the ranks share out the sequences, and one of them prints. What is told of corpora that
+    # are prepared anew does not get into the JSON.
     ranks.join(device)
-    if args.weights:
-        runs = [evaluate_folder(args, device, dtype)]
-    else:
-        runs = [evaluate_run(path, device, dtype) for path in args.runs]
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        if args.weights:
+            runs = [evaluate_folder(args, device, dtype)]
+        else:
+            runs = [evaluate_run(path, device, dtype) for path in args.runs]
     if ranks.rank() > 0:
         return
     if args.json:
