@@ -38,7 +38,9 @@ PAPERS = [early_exposure, overtraining, replay, linear, forecast]
 
 def main() -> None:
     # A forecast of runs is a command of its own; without any, `forecast` is the figure that judges it.
-    if sys.argv[1:2] == ["forecast"] and sys.argv[2:] and not sys.argv[2].startswith("-"):
+    words = sys.argv[2:]
+    names_a_run = "--runs" not in words and any(Path(word, "run.json").exists() for word in words)
+    if sys.argv[1:2] == ["forecast"] and words and (names_a_run or not words[0].startswith("-")):
         command_forecast(sys.argv[2:])
         return
 

@@ -11,13 +11,13 @@ from experiments.cost import tokens, value
 from experiments.forecast.calibration import Law, Rises, fit
 from experiments.forecast.claims import COMBINED, dropped, share_of_drop, standardized, with_combination
 from experiments.forecast.command import read_table
-from experiments.forecast.known import QUARTER, Task, tasks_of
+from experiments.forecast.known import QUARTER, Task, describe, tasks_of
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.statistics import ranks, spearman, student_t
 from experiments.sweep import plan
 from model import PRESETS
 from tests.conftest import log_of, report
-from tests.finished_runs import draw, finish
+from tests.finished_runs import draw, finish, lineage_of
 
 CORPORA = forecast.CORPORA["toy"]
 OF_FIGURE = [plan(PLAN, preset, SETTINGS[preset], forecast.CORPORA[preset], 1, Path("out"))
@@ -84,6 +84,22 @@ def test_courses_have_what_is_asked_of_them(runs):
         steps = tokens(run) / PRESETS[preset]["context"] / value(run, "--batch")
         for share in (1 / 8, 1 / 4):
             assert abs(round(share * steps / every) * every - share * steps) <= share * steps / 10
+
+
+@pytest.mark.parametrize("runs", OF_FIGURE, ids=list(forecast.CORPORA))
+def test_every_theta_post_of_a_plan_has_a_name_of_its_own(runs):
+    tuned = [run for run in runs if run.stage == "finetune"]
+    earlier = {"L_im": 1.0, "L_post": 1.0, "L_pre": 1.0}
+    points = [describe(lineage_of(run, {}, earlier)) for run in tuned]
+    assert len({(point["pipeline"], point["recipe"]) for point in points}) == len({run.parent for run in tuned})
+
+
+@pytest.mark.parametrize("gone", ["*back0.5*/noise", "*chem-lr1e-3/finetune", "*web-lr1e-4*/finetune"])
+def test_a_seed_that_lacks_a_run_is_left_out_of_every_task(stage, gone):
+    write_study(seeds=3)
+    next(Path("runs").glob(f"music-lam0-seed2/*/{gone}/run.json")).unlink()
+    draw(stage, "forecast")
+    assert {task.seeds == ["1", "3"] for task in tasks_of(read_table(Path("figures/forecast.csv")))} == {True}
 
 
 def test_stage_3_runs_are_the_papers_as_far_as_it_has_them():
@@ -154,7 +170,7 @@ def test_the_combination_is_fitted_to_other_tasks_only():
     rng = np.random.default_rng(0)
     a, b, c = rng.normal(size=(3, 1, 9))
     kinds = {"noise of γ = 0.2": a, "0.5 of the way back to θ_pre": b, "an eighth of Stage 3 on D_pre": c}
-    tasks = [Task("web → music", ft, 1e-3, ["r"] * 9, np.zeros(9), kinds, L_ret)
+    tasks = [Task("web → music", ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), kinds, L_ret)
              for ft, L_ret in (("chem", standardized(a)), ("chat", standardized(b)))]
     chem, chat = with_combination(tasks)
     assert spearman(chem.known[COMBINED], b) == pytest.approx([1])
@@ -206,6 +222,12 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
         assert L_probe == f"{losses[run[4:]]:.3f}"
         assert float(low.strip("[,")) <= float(value) <= float(high.strip("]"))
 
+    # A probe of what a run was before is not taken for one of what it is now.
+    stage("posttrain", "--lr 1e-4 --out out/b --overwrite")
+    stale = forecast_of("out/a out/b --tokens 4k")
+    assert stale.status == 2 and "is of what out/b was before" in stale.err
+    stage("posttrain", "--lr 1e-2 --out out/b --overwrite")
+
     # What is there is not made again, nor twice, and without a calibration there is no number.
     again = forecast_of("out/a out/b out/a --tokens 4k")
     assert "2 of them finished" in again.out and "This ranks the runs. A number takes" in again.out
@@ -213,7 +235,7 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
 
 @pytest.mark.parametrize("words, says", [
     ("out/none", "no finished run out/none, give the folder of one"),
-    ("out/pretrain", "out/pretrain has no L_im, give a run after Stage 2"),
+    ("out/pretrain", "out/pretrain is a run of pretrain, give one of posttrain"),
     ("out/pretrain --share 0", "--share 0 is no probe"),
     ("out/pretrain --calibration pre.jsonl", "pre.jsonl is no forecast.csv of the figure"),
     ("out/pretrain --calibration a.csv --share 0.5", "--calibration is of a quarter of Stage 3 on D_pre"),

@@ -52,7 +52,7 @@ class Forecasts(NamedTuple):
 
     def verdicts(self, points: list[Point]) -> list[list[str]]:
         """Judge every claim where nothing was chosen: rows of `drawing.VERDICTS`."""
-        tasks = with_combination(tasks_of(points))
+        tasks = tasks_of(points)
         chosen, judged = choose(tasks)
         forecasts = left_one_out(tasks)
         rows = []
@@ -140,16 +140,19 @@ def by_name(tasks: list[Task]) -> dict[str, list[Task]]:
 def choose(tasks: list[Task]) -> tuple[str, list[Task]]:
     """Choose what ranks best on the first half of the pipelines; returns it, and the tasks of the others.
 
-    Of one pipeline nothing is chosen: a quarter of the probe is what the command takes.
+    A probe as long as Stage 3 is no choice, it costs as much. Nothing of the others is in it: the weights of
+    what is combined are the first half's, too. Of one pipeline nothing is chosen, and a quarter is taken.
     """
-    pipelines = list(dict.fromkeys(task.pipeline for task in tasks))
+    pipelines = sorted({task.pipeline for task in tasks})
     first = pipelines[:len(pipelines) // 2]
     if not first:
         return QUARTER, tasks
     half = [task for task in tasks if task.pipeline in first]
-    names = [name for name in half[0].known if name != "Stage 3 on another D_ft"]
+    judged = [combine(task, half) for task in tasks if task.pipeline not in first]
+    half = with_combination(half)
+    names = [name for name in half[0].known if not name.startswith("Stage 3")]
     chosen = max(names, key=lambda name: np.nan_to_num(over_rates(half, name).mean(), nan=-1))
-    return chosen, [task for task in tasks if task.pipeline not in first]
+    return chosen, judged
 
 
 def over_rates(tasks: list[Task], name: str, within: bool = False) -> ndarray:
@@ -184,23 +187,25 @@ def share_of_drop(tasks: list[Task], name: str) -> str:
 
 
 def with_combination(tasks: list[Task]) -> list[Task]:
-    """Add to what is known the best linear combination of the cheap kinds, fitted to the other tasks.
+    """Add to what is known its best combination, fitted to the other tasks.
 
-    Each is taken in standard deviations over the recipes of a task and seed. Nothing is added where there is
-    no other pipeline or D_ft.
+    Nothing is added where there is no other pipeline or D_ft.
     """
-    named = by_name(tasks)
-    if len(named) < 2:
+    if len(by_name(tasks)) < 2:
         return tasks
-    told = []
-    for task in tasks:
-        others = [other for other in tasks if str(other) != str(task)]
-        columns = np.concatenate([cheap(other) for other in others])
-        wanted = np.concatenate([standardized(other.L_ret).ravel() for other in others])
-        weights = np.linalg.lstsq(columns, wanted)[0]
-        combined = (cheap(task) @ weights).reshape(task.L_ret.shape)
-        told.append(task._replace(known=task.known | {COMBINED: combined}))
-    return told
+    return [combine(task, [other for other in tasks if str(other) != str(task)]) for task in tasks]
+
+
+def combine(task: Task, others: list[Task]) -> Task:
+    """Add the linear combination of the cheap kinds that is best in the others.
+
+    Each is taken in standard deviations over the recipes of a task and seed.
+    """
+    columns = np.concatenate([cheap(other) for other in others])
+    wanted = np.concatenate([standardized(other.L_ret).ravel() for other in others])
+    weights = np.linalg.lstsq(columns, wanted)[0]
+    combined = (cheap(task) @ weights).reshape(task.L_ret.shape)
+    return task._replace(known=task.known | {COMBINED: combined})
 
 
 def cheap(task: Task) -> ndarray:

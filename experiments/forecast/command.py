@@ -51,13 +51,17 @@ def main(argv: list[str]) -> None:
     law = None
     if args.share == QUARTER_SHARE and not args.probe:
         law = calibrated(args.calibration)
-    states = [state_of(run, args) for run in dict.fromkeys(args.runs)]
+    once = {run.resolve(): run for run in args.runs}
+    states = [state_of(run, args) for run in once.values()]
 
-    # The probes are runs like any: made once, priced and listed before, continued when they were killed.
+    # The probes are runs like any: made once, priced before, continued when they were killed.
     probes = [probe for state in states for probe in state.probes]
     for probe in probes:
         if probe.is_finished():
             require_same(probe)
+            if read_run(probe.out)["lineage"][:-1] != read_run(probe.parent.out)["lineage"]:
+                raise UserError(f"{probe.out} is of what {probe.parent.out} was before, remove it or choose "
+                                "another --out")
     jobs = min(len(probes), args.jobs or max(1, (gpus() or cores()) // args.nproc_per_node))
     say(cost("forecast", probes, jobs, args.nproc_per_node))
     if args.cost:
@@ -99,13 +103,13 @@ def parse(argv: list[str]) -> Namespace:
 
 
 def state_of(run: Path, args: Namespace) -> State:
-    """Plan the probes of a run; raises UserError if it is not finished or has no L_im."""
+    """Plan the probes of a run; raises UserError if it is not a finished one of Stage 2."""
     if not (run / "run.json").exists():
         raise UserError(f"no finished run {run}, give the folder of one")
     lineage = read_run(run)["lineage"]
-    measured = [entry["losses"]["L_im"]["mean"] for entry in lineage if "L_im" in entry["losses"]]
-    if not measured:
-        raise UserError(f"{run} has no L_im, give a run after Stage 2")
+    if lineage[-1]["stage"] != "posttrain":
+        raise UserError(f"{run} is a run of {lineage[-1]['stage']}, give one of posttrain")
+    L_im = lineage[-1]["losses"]["L_im"]["mean"]
 
     # The run stands for its chain: what a plan must know of it is the preset and the model's sizes.
     first = lineage[0]["args"]
@@ -129,7 +133,7 @@ def state_of(run: Path, args: Namespace) -> State:
         settings = (("--ft", corpus), *begun)
         home = args.out / "-".join(run.resolve().parts[1:]) / folder_name(settings)
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
-    return State(run, measured[-1], value(feared, "--tokens"), probes)
+    return State(run, L_im, value(feared, "--tokens"), probes)
 
 
 def stage_3(args: Namespace) -> list[tuple[str, str]]:
@@ -185,5 +189,6 @@ def tell(states: list[State], law: Law | None) -> None:
     trained = sum(tokens(probe) for probe in probes)
     seconds = sum(read_run(probe.out)["seconds"]["total"] for probe in probes)
     whole = sum(state.stage_3 for state in states)
+    seconds_whole = seconds * whole / trained
     say(f"{len(probes)} probes took {trained:,.0f} tokens and {seconds:.0f} s; "
-        f"Stage 3 of each run takes {whole:,.0f} tokens for every D_ft")
+        f"Stage 3 of all these runs takes {whole:,.0f} tokens and about {seconds_whole:.0f} s a D_ft")

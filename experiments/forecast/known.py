@@ -21,6 +21,7 @@ class Task(NamedTuple):
     pipeline: str                        # "web → music"
     ft: str
     rate: float                          # of Stage 3
+    seeds: list[str]                     # (seeds,)
     recipes: list[str]                   # (n,)
     lams: ndarray                        # (n,)
     known: dict[str, ndarray]            # by name, what is known before, (seeds, n)
@@ -41,9 +42,15 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     if post["lora"]:
         additions.append("LoRA")
     recipe = Recipe(lineage[0]["lam"] > 0, tuple(additions))
+
+    # Whatever sets two θ_post of a seed apart is in the name of the recipe.
+    named = [str(recipe), f"λ {lineage[0]['lam']:.2g}", f"|D_post| {pre['post_tokens']:g}",
+             f"rate {post['lr']:g}", f"batch {post['batch']}", f"{post['max_tokens'] / 1e6:g}M tokens"]
+    named += [f"{name} {post[name]:g}" for name in ("dropout", "replay") if post[name]]
+    if post["compute_matched"]:
+        named.append("compute-matched")
     known = {"pipeline": f"{stem(pre['pre'])} → {stem(pre['post'])}", "seed": seed_of(lineage),
-             "recipe": f"{recipe}, rate {post['lr']:g}, {post['max_tokens'] / 1e6:g}M tokens",
-             "lam": round(lineage[0]["lam"], 2),
+             "recipe": ", ".join(named), "lam": round(lineage[0]["lam"], 2),
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
              "L_pre of θ_post": losses[1]["L_pre"]}
 
@@ -52,7 +59,7 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     if lineage[-1]["stage"] == "finetune":
         return known | {"done": stem(last["ft"]), "rate": last["lr"], "L_post": losses[2]["L_ret"]} | course
     done = f"noise of γ = {last['gamma']:g}"
-    if last["back"]:
+    if last.get("back"):
         done = f"{last['back']:g} of the way back to θ_pre"
     return known | {"done": done, "rate": 0.0, "L_post": losses[2]["L_post"]} | course
 
@@ -92,7 +99,19 @@ def tasks_of(points: list[Point]) -> list[Task]:
                 tasks.append(task_of(there, pipeline, ft, rate))
     if not tasks:
         raise UserError("none of these runs is a Stage 3 on another corpus than D_pre, add those to forecast")
-    return tasks
+
+    # Means over tasks are of the same seeds in each.
+    shared = set.intersection(*(set(task.seeds) for task in tasks))
+    if not shared:
+        raise UserError("no seed has every run of every D_ft and rate, finish the sweep first")
+    return [of_seeds(task, shared) for task in tasks]
+
+
+def of_seeds(task: Task, kept: set[str]) -> Task:
+    """Keep some seeds of a task."""
+    rows = [number for number, seed in enumerate(task.seeds) if seed in kept]
+    known = {name: values[rows] for name, values in task.known.items()}
+    return task._replace(seeds=[task.seeds[row] for row in rows], known=known, L_ret=task.L_ret[rows])
 
 
 def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
@@ -103,27 +122,33 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
             cases.setdefault((point["seed"], point["recipe"]), []).append(point)
     known = {where: known_of(case, ft) for where, case in cases.items()}
 
-    # A seed counts if it has everything of every recipe that any seed has.
+    # A seed counts if it has everything, that any seed has, of every recipe that any seed has.
     recipes = sorted({recipe for _, recipe in cases})
+    names = sorted(set().union(*known.values()))
     seeds = [seed for seed in sorted({seed for seed, _ in cases})
-             if all(known.get((seed, recipe)) for recipe in recipes)]
+             if all(sorted(known.get((seed, recipe), ())) == names for recipe in recipes)]
     if not seeds:
         raise UserError(f"no seed has every run of {pipeline} → {ft} at rate {rate:g}, "
                         "finish its sweep first")
-    names = known[seeds[0], recipes[0]]
     lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
-                for name in names}
+                for name in known[seeds[0], recipes[0]]}
     lams = np.array([cases[seeds[0], recipe][0]["lam"] for recipe in recipes])
-    return Task(pipeline, ft, rate, recipes, lams, lined_up, L_ret=lined_up.pop("L_ret"))
+    return Task(pipeline, ft, rate, seeds, recipes, lams, lined_up, L_ret=lined_up.pop("L_ret"))
 
 
-def known_of(case: list[Point], ft: str) -> dict[str, float] | None:
-    """Collect what is known of one θ_post, and L_ret after Stage 3 on `ft`; None if some of it is lacking."""
+def known_of(case: list[Point], ft: str) -> dict[str, float]:
+    """Collect what is known of one θ_post, and L_ret after Stage 3 on `ft`; nothing without a probe.
+
+    Raises UserError if something was done to it twice.
+    """
     measured = having(case, done=ft)
     probes = [point for point in case if is_probe(point)]
     changed = having(case, rate=0.0)
-    if not measured or not probes or not changed:
-        return None
+    if not measured or not probes:
+        return {}
+    if len(measured) > 1 or len(probes) > 1 or len(distinct(changed, "done")) < len(changed):
+        runs = ", ".join(point["run"] for point in max(measured, probes, changed, key=len)[:2])
+        raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")
     known = {name: measured[0][name] for name in ("L_im", "L_post of θ_pre", "L_pre of θ_post")}
     known |= {point["done"]: point["L_post"] for point in changed}
     known |= {name: float(probes[0][column]) for name, column in PROBES.items()}
