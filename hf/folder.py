@@ -48,7 +48,7 @@ def read_model(folder: str | Path, context: int, n_vocab: int) -> GPT:
     library, folder = safetensors(), Path(folder)
     config = read_config(folder)
     if context > config["context"]:
-        raise UserError(f"{folder} is made for {config['context']} tokens, a context of {context} is too long")
+        raise UserError(f"{folder} is made for {config['context']} tokens, {context} are too many")
     if n_vocab > config["vocab_size"]:
         raise UserError(f"{folder} has {config['vocab_size']} embeddings for {n_vocab} tokens, "
                         "give the model that belongs to the tokenizer")
