@@ -192,6 +192,8 @@ def load_model(config: dict[str, object], weights: dict[str, Tensor]) -> GPT:
             planned = GPT(GPTConfig(**config)).state_dict()
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError, AttributeError) as error:
         raise ValueError("the configuration is not one of this program") from error
+
+    # The first tensor that is on one side only is named.
     shapes = {(name, weight.shape) for name, weight in weights.items()}
     differing = shapes ^ {(name, weight.shape) for name, weight in planned.items()}
     if differing:
@@ -199,6 +201,8 @@ def load_model(config: dict[str, object], weights: dict[str, Tensor]) -> GPT:
                          f"({min(differing)[0]} is the first)")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError("the weights are not finite")
+
+    # Now the memory is worth taking.
     model = GPT(GPTConfig(**config))
     model.load_state_dict(weights)
     return model

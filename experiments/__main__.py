@@ -15,7 +15,6 @@ SIGKILL the runs of the moment go on by themselves.
 import shlex
 import sys
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -25,10 +24,10 @@ from data.tokens import load_tokenizer, open_corpus
 from experiments import early_exposure, forecast, linear, overtraining, replay
 from experiments.cost import cost, tokens
 from experiments.drawing import VERDICTS, Figure, draw
-from experiments.forecast.command import main as command_forecast
+from experiments.forecast.command import main as forecast_runs
 from experiments.points import stem
-from experiments.sweep import STAGES, Planned, Sweep, command, cores, plan, require_same, with_further_seeds
-from run.device import gpus
+from experiments.sweep import (STAGES, Planned, Sweep, command, jobs_at_once, plan, require_same,
+                               tell_failures, with_further_seeds)
 from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
 from run.report import table
@@ -38,10 +37,8 @@ PAPERS = [early_exposure, overtraining, replay, linear, forecast]
 
 def main() -> None:
     # A forecast of runs is a command of its own; without any, `forecast` is the figure that judges it.
-    words = sys.argv[2:]
-    names_a_run = "--runs" not in words and any(Path(word, "run.json").exists() for word in words)
-    if sys.argv[1:2] == ["forecast"] and words and (names_a_run or not words[0].startswith("-")):
-        command_forecast(sys.argv[2:])
+    if sys.argv[1:2] == ["forecast"] and names_runs(sys.argv[2:]):
+        forecast_runs(sys.argv[2:])
         return
 
     # Runs that are there need no plan.
@@ -71,7 +68,7 @@ def main() -> None:
     # What is missing is made, unless it is only to be priced.
     failed = {}
     if args.only != "draw":
-        jobs = jobs_at_once(runs, args)
+        jobs = jobs_at_once(runs, args.jobs, args.nproc_per_node)
         print(cost(args.name, runs, jobs, args.nproc_per_node), flush=True)
         if args.cost:
             return
@@ -84,14 +81,19 @@ def main() -> None:
     drawn = [draw_planned(papers[name], name, args, plans[name], root) for name in names]
 
     # Failures are told last, where they are seen.
-    for run, lines in failed.items():
-        print(f"\nFAILED {shlex.join(command(run, args.nproc_per_node))}\n{lines}", file=sys.stderr)
+    tell_failures(failed, args.nproc_per_node)
     if failed:
         missing = sum(not run.is_finished() for run in runs)
         raise UserError(f"{len(failed)} runs failed, {missing} are missing, "
                         "mend the cause and run this again")
     if not all(drawn):
         sys.exit(2)
+
+
+def names_runs(words: list[str]) -> bool:
+    """Tell whether words begin with what is no flag, or name a finished run that is not one of --runs."""
+    finished = any(Path(word, "run.json").exists() for word in words)
+    return bool(words) and (not words[0].startswith("-") or finished and "--runs" not in words)
 
 
 def by_figure() -> dict[str, ModuleType]:
@@ -215,13 +217,6 @@ def print_commands(runs: list[Planned], which: str, processes: int) -> None:
 
 # ------------------------------------------------------------------------------------------------------------
 # Running and drawing
-
-def jobs_at_once(runs: list[Planned], args: Namespace) -> int:
-    """Choose how many runs go on at once: as asked for, or one a device, and no more than ever can."""
-    devices = gpus() or cores()
-    levels = Counter(len(run.ancestors()) for run in runs)             # a run waits for those before it
-    return min(max(levels.values()), args.jobs or max(1, devices // args.nproc_per_node))
-
 
 def make(args: Namespace, runs: list[Planned], corpora: set[str], jobs: int,
          root: Path) -> dict[Planned, str]:

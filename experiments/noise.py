@@ -66,15 +66,15 @@ def main() -> None:
             ft = corpus_of(lineage, "ft", run=args.init)
         corpora = [*(corpus_of(lineage, role, run=args.init) for role in ("pre", "post")), ft]
     held_out = {corpus.role: corpus.held_out_sequences(model.config.context) for corpus in corpora}
-    earlier = None
+    changed = model
     if args.back:
-        earlier = weights_before(args.init, lineage)
+        changed = moved_back(model, args.back, weights_before(args.init, lineage))
 
     # The folder is this process's until it ends. What it takes for a log is of steps, which a probe has not.
     if ranks.rank() == 0:
         lock = folder.occupy(args.out, 0, args.overwrite)
         (args.out / "log.jsonl").unlink()
-    losses = probe(model, held_out, args.gamma, args.draws, args.seed, dtype, args.back, earlier)
+    losses = probe(model, changed, held_out, args.gamma, args.draws, args.seed, dtype)
     if ranks.rank() == 0:
         entry = {"stage": "noise", "args": identity.args, "steps": 0, "tokens": {},
                  "losses": {name: loss._asdict() for name, loss in losses.items()},
@@ -88,20 +88,17 @@ def main() -> None:
     say(table([f"{how}, nats per token", "loss so changed", "more than without"], rows))
 
 
-def probe(model: GPT, held_out: dict[str, Tensor], gamma: float, draws: int, seed: int, dtype: str,
-          back: float = 0, earlier: dict[str, Tensor] | None = None) -> dict[str, Loss]:
-    """Measure losses under noise: L_ and, by how much they are above those without, ΔL_, of each corpus.
+def probe(model: GPT, changed: GPT, held_out: dict[str, Tensor], gamma: float, draws: int, seed: int,
+          dtype: str) -> dict[str, Loss]:
+    """Measure losses of `changed` under noise, L_ by corpus, and by how much they are above the model's, ΔL_.
 
-    `held_out` has sequences by role, int64 (n, context + 1). Noise is that of the model moved `back` towards
-    the weights `earlier`, its cost that of both. Raises UserError if a loss is not finite.
+    `held_out` has sequences by role, int64 (n, context + 1). Raises UserError if a loss is not finite.
     """
     # Differences are taken window by window: what a window costs anyway is in both.
     before = {role: sequence_losses(model, some, dtype) for role, some in held_out.items()}
-    if back:
-        model = moved_back(model, back, earlier)
     after = {role: [] for role in held_out}
     for draw in range(draws):
-        noisy = perturbed(model, gamma, seed, draw)
+        noisy = perturbed(changed, gamma, seed, draw)
         for role, some in held_out.items():
             after[role].append(sequence_losses(noisy, some, dtype))
 

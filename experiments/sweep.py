@@ -5,9 +5,11 @@ Killed, started again, or on several machines that share the folder, a sweep goe
 
 import itertools
 import os
+import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ import pretrain
 from experiments import noise
 from experiments.points import stem
 from run.checkpoint import read_run
+from run.device import gpus
 from run.files import UserError, lock, make_folder
 from run.flags import count, noting_signals
 
@@ -193,6 +196,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def jobs_at_once(runs: Sequence[Planned], asked: int | None, processes: int) -> int:
+    """Choose how many runs go on at once: as asked for, or one a device, and no more than ever can."""
+    devices = gpus() or cores()
+    levels = Counter(len(run.ancestors()) for run in runs)             # a run waits for those before it
+    return min(max(levels.values()), asked or max(1, devices // processes))
+
+
 def threads(at_once: int) -> int:
     """Share out the cores among so many processes at once."""
     return max(1, cores() // at_once)
@@ -335,6 +345,12 @@ class Sweep:
             seconds = (time.monotonic() - self.started) * tokens_left / self.tokens_done
             time_left = f"; {duration(seconds)} left"
         print(f"{finished}/{len(self.missing)} {run.out}: {outcome}{time_left}", flush=True)
+
+
+def tell_failures(failed: dict[Planned, str], processes: int) -> None:
+    """Print the commands of runs that failed, and how each of them ended."""
+    for run, lines in failed.items():
+        print(f"\nFAILED {shlex.join(command(run, processes))}\n{lines}", file=sys.stderr)
 
 
 def is_taken(run: Planned) -> bool:

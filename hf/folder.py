@@ -45,6 +45,7 @@ def read_model(folder: str | Path, context: int, n_vocab: int) -> GPT:
 
     `n_vocab` counts the tokens that it must know. Raises UserError if the folder does not fit.
     """
+    # What its config.json says is enough to refuse it, before gigabytes are read.
     library, folder = safetensors(), Path(folder)
     config = read_config(folder)
     if context > config["context"]:
@@ -53,20 +54,26 @@ def read_model(folder: str | Path, context: int, n_vocab: int) -> GPT:
         raise UserError(f"{folder} has {config['vocab_size']} embeddings for {n_vocab} tokens, "
                         "give the model that belongs to the tokenizer")
 
-    # Llama's names are ours behind a prefix. A tied head is in no file, old files have rope's constants.
+    # What cannot be read fails in many ways.
     weights = {}
     try:
         for path in weight_files(folder):
             weights |= library.torch.load_file(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, library.SafetensorError) as error:
         raise UserError(f"cannot read the weights in {folder} ({error}), restore it") from error
+
+    # Llama's names are ours behind a prefix. Old files have rope's constants.
     weights = {name.removeprefix("model."): weight.float() for name, weight in weights.items()
                if not name.endswith("inv_freq")}
+
+    # A tied head is in no file as a rule; one that is another than the embedding is none of transformers' 5.
     if config["tied"] and "embed_tokens.weight" in weights:
         head = weights.setdefault("lm_head.weight", weights["embed_tokens.weight"])
         if not torch.equal(head, weights["embed_tokens.weight"]):
             raise UserError(f"{folder} has another head than its embedding, set tie_word_embeddings to false "
                             "in its config.json")
+
+    # Biases, or a layer too many, show as names and shapes that do not fit.
     try:
         return load_model(config | {"context": context}, weights)
     except ValueError as error:

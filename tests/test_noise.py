@@ -80,7 +80,7 @@ def test_what_noise_costs_and_its_standard_error_by_hand(monkeypatch):
     """Two windows cost 1 and 2, under one draw 2 and 4, under another 4 and 6."""
     measured = iter([[1, 2], [2, 4], [4, 6]])
     monkeypatch.setattr(noise, "sequence_losses", lambda *of: torch.tensor(next(measured)).double())
-    losses = probe(model(), {"post": None}, 0.1, 2, 1, "float32")
+    losses = probe(model(), model(), {"post": None}, 0.1, 2, 1, "float32")
     # by window 3 and 5, by draw 3 and 5: a mean of 4, an error of 1 from either
     assert losses["L_post"] == (4, pytest.approx(math.sqrt(2)), "post")
     # by window 2 and 3, by draw 1.5 and 3.5

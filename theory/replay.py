@@ -324,6 +324,8 @@ def draw(found: Found) -> Figure:
         colour, best = COLOURS[ratio], best_replay(ratio)
         upper_left.plot(rho, risk(rho, ratio), color=colour, label=f"n₀/n = {ratio:g}")
         upper_left.plot(RHOS, measured, ".", color=colour)
+
+        # Beyond 2ρ* replay does harm; where that is above 1 it never does.
         upper_left.plot(best, risk(best, ratio), "*", color=colour, mec="black", mew=0.5, ms=13)
         if 2 * best <= 1:
             upper_left.plot(2 * best, risk(2 * best, ratio), "^", color=colour, mec="black", mew=0.5, ms=7)

@@ -57,22 +57,25 @@ def style(recipe: Recipe, drawn: list[Recipe]) -> Style:
     return Style(colour, marker, "-", colour)
 
 
-def describe(lineage: list[dict]) -> dict[str, object]:
-    """Tell what sets a chain of the three stages apart. λ is the one that Stage 1 came to."""
-    # A recipe says which means were used, not how much of each: those are points of one frontier.
-    pre, post, ft = (entry["args"] for entry in lineage)
+def recipe_of(lineage: list[dict]) -> Recipe:
+    """Tell by which means a chain came to θ_post, not how much of each: those are points of one frontier."""
+    post = lineage[1]["args"]
     additions = [name for name in ("dropout", "replay") if post[name]]
     if post["lora"]:
         additions.append("LoRA")
     if post["compute_matched"]:
         additions.append("compute-matched")
-    lam = lineage[0]["lam"]
-    recipe = Recipe(mixed=lam > 0, additions=tuple(additions))
+    return Recipe(mixed=lineage[0]["lam"] > 0, additions=tuple(additions))
+
+
+def describe(lineage: list[dict]) -> dict[str, object]:
+    """Tell what sets a chain of the three stages apart. λ is the one that Stage 1 came to."""
+    pre, post, ft = (entry["args"] for entry in lineage)
     pipeline = f"{stem(pre['pre'])} → {stem(pre['post'])} → {stem(ft['ft'])}"
 
     # In the order of the columns of a figure's .csv.
-    return {"recipe": recipe, "pipeline": pipeline, "seed": seed_of(lineage),
-            "lam": lam, "post_tokens": pre["post_tokens"],
+    return {"recipe": recipe_of(lineage), "pipeline": pipeline, "seed": seed_of(lineage),
+            "lam": lineage[0]["lam"], "post_tokens": pre["post_tokens"],
             "stage2_lr": post["lr"], "stage2_batch": post["batch"], "stage3_lr": ft["lr"],
             "dropout": post["dropout"], "replay": post["replay"], "compute_matched": post["compute_matched"]}
 

@@ -5,7 +5,6 @@ judged on the others; the table has all of them, everywhere.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,6 @@ from experiments.forecast.known import QUARTER, Task, describe, is_probe, tasks_
 from experiments.forecast.plan import PLAN
 from experiments.points import Point, distinct
 from experiments.statistics import estimate, spearman, verdict
-from run.checkpoint import read_run
 from run.files import UserError
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "noise"))
@@ -35,13 +33,7 @@ class Forecasts(NamedTuple):
 
     def select(self, points: list[Point]) -> list[Point]:
         """Fill in the courses of the probes."""
-        told = []
-        for point in points:
-            if is_probe(point):
-                run = Path(point["run"])
-                point = with_course(point, read_run(run)["lineage"][-1]["steps"], run)
-            told.append(point)
-        return told
+        return [with_course(point) if is_probe(point) else point for point in points]
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels: a row a pipeline."""
@@ -51,34 +43,21 @@ class Forecasts(NamedTuple):
         return len(by_pipeline), max(map(len, by_pipeline.values()))
 
     def verdicts(self, points: list[Point]) -> list[list[str]]:
-        """Judge every claim where nothing was chosen: rows of `drawing.VERDICTS`."""
+        """Judge every claim: rows of `drawing.VERDICTS`. Ranks are judged where nothing was chosen."""
         tasks = tasks_of(points)
         chosen, judged = choose(tasks)
-        forecasts = left_one_out(tasks)
         rows = []
         for where, some in by_name(judged).items():
-            ranked = estimate(over_rates(some, chosen))
-            rows.append(["the forecast ranks θ_post", where, f"Spearman of {chosen}: {ranked:.2f}",
-                         ranked.shown_p(), verdict(ranked)])
-            alike = estimate(over_rates(some, chosen, within=True))
-            rows.append(["it ranks those of one λ", where, f"Spearman within λ: {alike:.2f}",
-                         alike.shown_p(), verdict(alike)])
-            better = estimate(over_rates(some, chosen) - over_rates(some, "L_im"))
-            rows.append(["it ranks better than L_im", where, f"Spearman − that of L_im: {better:.2f}",
-                         better.shown_p(), verdict(better)])
-            lower = estimate(np.mean([dropped(task, chosen) for task in some], axis=0))
-            share = share_of_drop(some, chosen)
-            rows.append(["choosing by it lowers L_ret", where,
-                         f"L_ret below that chosen by L_im: {lower:.3f}, {share} of what is possible",
-                         lower.shown_p(), verdict(lower)])
+            rows += judge_ranks(where, some, chosen)
 
-        # Calibration is judged everywhere: each task's law was fitted to the others.
+        # Intervals are judged everywhere: each task's law was fitted to the others.
+        forecasts = left_one_out(tasks)
         for where, some in by_name(tasks).items():
-            known = [covers(task, forecast) for task, forecast in zip(tasks, forecasts) if task in some]
-            covered = estimate(np.mean(known, axis=0))
-            above = estimate(np.mean(known, axis=0) - COVERED)
-            rows.append([f"95% intervals cover {COVERED:.0%}", where, f"share of L_ret inside: {covered:.2f}",
-                         above.shown_p(), verdict(above)])
+            by_rate = [covered(task, forecasts[where, task.rate]) for task in some]
+            inside = np.mean(by_rate, axis=0)
+            above = estimate(inside - COVERED)
+            rows.append([f"95% intervals cover {COVERED:.0%}", where,
+                         f"share of L_ret inside: {estimate(inside):.2f}", above.shown_p(), verdict(above)])
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -93,20 +72,40 @@ class Forecasts(NamedTuple):
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline, every run with its interval."""
-        tasks = with_combination(tasks_of(points))
-        forecasts = dict(zip(map(id, tasks), left_one_out(tasks)))
+        tasks = tasks_of(points)
+        forecasts = left_one_out(tasks)
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             of_pipeline = by_name([task for task in tasks if task.pipeline == pipeline])
             for axis in row[len(of_pipeline):]:
                 axis.set_axis_off()
             for (where, some), axis in zip(of_pipeline.items(), row):
                 for task, marker in zip(some, MARKERS):
-                    draw_task(axis, task, forecasts[id(task)], marker)
+                    draw_task(axis, task, forecasts[where, task.rate], marker)
+
+                # What is forecast exactly is on the diagonal.
                 every = np.concatenate([task.L_ret for task in some])
                 span = every.min() - 0.1, every.max() + 0.1
                 axis.plot(span, span, color="grey", linewidth=0.8, label="forecast = measured")
                 axis.set(title=where, xlim=span, ylim=span, xlabel="forecast L_ret (nats per token)",
                          ylabel="measured L_ret (nats per token)")
+
+
+def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
+    """Judge what is known by this name in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
+    ranked = over_rates(tasks, name)
+    lower = np.mean([dropped(task, name) for task in tasks], axis=0)
+    share = share_of_drop(tasks, name)
+    claims = [
+        ("the forecast ranks θ_post", f"Spearman of {name}: {{:.2f}}", ranked),
+        ("it ranks those of one λ", "Spearman within λ: {:.2f}", over_rates(tasks, name, within=True)),
+        ("it ranks better than L_im", "Spearman − that of L_im: {:.2f}", ranked - over_rates(tasks, "L_im")),
+        ("choosing by it lowers L_ret",
+         f"L_ret below that chosen by L_im: {{:.3f}}, {share} of what is possible", lower)]
+    rows = []
+    for claim, words, by_seed in claims:
+        found = estimate(by_seed)
+        rows.append([claim, where, words.format(found), found.shown_p(), verdict(found)])
+    return rows
 
 
 def draw_task(axis, task: Task, forecast: ndarray, marker: str) -> None:
@@ -220,18 +219,19 @@ def standardized(values: ndarray) -> ndarray:
     return centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
 
 
-def left_one_out(tasks: list[Task]) -> list[ndarray]:
-    """Forecast every task, (3, seeds, n), by the law of the others: those of another pipeline or D_ft.
+def left_one_out(tasks: list[Task]) -> dict[tuple[str, float], ndarray]:
+    """Forecast every task, by its name and rate (3, seeds, n), by the law of another pipeline's or D_ft's.
 
     Raises UserError if there are no others.
     """
     named = by_name(tasks)
     if len(named) < 2:
         raise UserError("a forecast is judged on a D_ft that it was not fitted to, add runs of a second")
-    forecasts = []
-    for task in tasks:
-        law = fit([rises(some) for name, some in named.items() if name != str(task)])
-        forecasts.append(law.forecast(task.known["L_im"], task.known[QUARTER]))
+    forecasts = {}
+    for where, tasks_there in named.items():
+        law = fit([rises(some) for name, some in named.items() if name != where])
+        for task in tasks_there:
+            forecasts[where, task.rate] = law.forecast(task.known["L_im"], task.known[QUARTER])
     return forecasts
 
 
@@ -242,7 +242,7 @@ def rises(tasks: list[Task]) -> Rises:
     return Rises(np.concatenate(probe), np.concatenate(measured))
 
 
-def covers(task: Task, forecast: ndarray) -> ndarray:
+def covered(task: Task, forecast: ndarray) -> ndarray:
     """Tell which share of a seed's L_ret lie in their intervals, (seeds,); nan where there are none."""
     value, low, high = forecast
     inside = (low <= task.L_ret) & (task.L_ret <= high)

@@ -10,8 +10,6 @@ D_post ranks the runs, and what it did to others, in results/, makes a number of
 
 import csv
 import math
-import shlex
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,10 +23,9 @@ from experiments.forecast.calibration import Law, fit
 from experiments.forecast.claims import by_name, rises
 from experiments.forecast.known import SHARES, tasks_of
 from experiments.points import Point
-from experiments.sweep import Planned, Sweep, command, cores, folder_name, require_same
+from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require_same, tell_failures
 from model import PRESETS, SIZES
 from run.checkpoint import read_run
-from run.device import gpus
 from run.files import UserError, make_folder
 from run.flags import Parser, positive, rate, share
 from run.report import say, table
@@ -59,19 +56,18 @@ def main(argv: list[str]) -> None:
     for probe in probes:
         if probe.is_finished():
             require_same(probe)
-            if read_run(probe.out)["lineage"][:-1] != read_run(probe.parent.out)["lineage"]:
-                raise UserError(f"{probe.out} is of what {probe.parent.out} was before, remove it or choose "
-                                "another --out")
-    jobs = min(len(probes), args.jobs or max(1, (gpus() or cores()) // args.nproc_per_node))
+            require_same_init(probe)
+    jobs = jobs_at_once(probes, args.jobs, args.nproc_per_node)
     say(cost("forecast", probes, jobs, args.nproc_per_node))
     if args.cost:
         return
+
+    # Without one of its probes a run has no place among the others.
     make_folder(args.out)
     missing = [probe for probe in probes if not probe.is_finished()]
     budgets = {probe: tokens(probe) for probe in missing}
     failed = Sweep(missing, jobs, args.nproc_per_node, args.out, budgets).execute()
-    for probe, lines in failed.items():
-        print(f"\nFAILED {shlex.join(command(probe, args.nproc_per_node))}\n{lines}", file=sys.stderr)
+    tell_failures(failed, args.nproc_per_node)
     if failed:
         raise UserError(f"{len(failed)} probes failed, mend the cause and run this again")
     tell(states, law)
@@ -81,25 +77,40 @@ def parse(argv: list[str]) -> Namespace:
     """Read the command line; what does not go together ends the process."""
     parser = Parser(__doc__)
     parser.prog = "-m experiments forecast RUN"
+
+    # Of what, and which Stage 3 it is that is feared.
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of Stage 2")
     parser.flag("lr", rate, "of the Stage 3 that is feared [finetune.py's for the preset]")
     parser.flag("tokens", positive, "of the Stage 3 that is feared [likewise]")
+
+    # The probe, and what makes a number of it.
     parser.flag("share", share, "of its steps that the probe takes [0.25]", default=QUARTER_SHARE)
     parser.add_argument("--probe", nargs="+", metavar="CORPUS", help="what to go on with [each run's D_pre]")
     parser.add_argument("--calibration", nargs="+", type=Path, metavar="CSV",
                         help="figures' forecast.csv to learn the numbers from [those in results/]")
+
+    # How it is run, as figures are.
     parser.flag("jobs", positive, "probes at once [one a GPU, or one a CPU core]", metavar="N")
     parser.flag("nproc-per-node", positive, "processes a probe, by torchrun, a GPU each [1]", metavar="N",
                 default=1)
     parser.flag("out", Path, "folder of the probes [out/forecast]", metavar="DIR",
                 default=Path("out/forecast"))
     parser.add_argument("--cost", action="store_true", help="only print the cost")
+
+    # argparse cannot say what does not go together.
     args = parser.parse_args(argv)
     if args.share == 0:
         parser.error("--share 0 is no probe")
     if args.calibration and (args.share != QUARTER_SHARE or args.probe):
         parser.error("--calibration is of a quarter of Stage 3 on D_pre, leave --share and --probe away")
     return args
+
+
+def require_same_init(probe: Planned) -> None:
+    """Raise UserError if a finished probe is of what was in its run's folder before."""
+    if read_run(probe.out)["lineage"][:-1] != read_run(probe.parent.out)["lineage"]:
+        raise UserError(f"{probe.out} is of what {probe.parent.out} was before, remove it or choose "
+                        "another --out")
 
 
 def state_of(run: Path, args: Namespace) -> State:

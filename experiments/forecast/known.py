@@ -7,8 +7,9 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.courses import evaluations
-from experiments.early_exposure.claims import Recipe
+from experiments.early_exposure.claims import recipe_of
 from experiments.points import Point, distinct, having, seed_of, stem
+from run.checkpoint import read_run
 from run.files import UserError
 
 SHARES = {"eighth": 1 / 8, "quarter": 1 / 4}                 # of the probe's steps
@@ -38,17 +39,11 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     """
     pre, post, last = (entry["args"] for entry in lineage)
     losses = [{name: loss["mean"] for name, loss in entry["losses"].items()} for entry in lineage]
-    additions = [name for name in ("dropout", "replay") if post[name]]
-    if post["lora"]:
-        additions.append("LoRA")
-    recipe = Recipe(lineage[0]["lam"] > 0, tuple(additions))
 
     # Whatever sets two θ_post of a seed apart is in the name of the recipe.
-    named = [str(recipe), f"λ {lineage[0]['lam']:.2g}", f"|D_post| {pre['post_tokens']:g}",
+    named = [str(recipe_of(lineage)), f"λ {lineage[0]['lam']:.2g}", f"|D_post| {pre['post_tokens']:g}",
              f"rate {post['lr']:g}", f"batch {post['batch']}", f"{post['max_tokens'] / 1e6:g}M tokens"]
     named += [f"{name} {post[name]:g}" for name in ("dropout", "replay") if post[name]]
-    if post["compute_matched"]:
-        named.append("compute-matched")
     known = {"pipeline": f"{stem(pre['pre'])} → {stem(pre['post'])}", "seed": seed_of(lineage),
              "recipe": ", ".join(named), "lam": round(lineage[0]["lam"], 2),
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
@@ -69,11 +64,13 @@ def is_probe(point: Point) -> bool:
     return point["done"] == point["pipeline"].split(" → ")[0]
 
 
-def with_course(point: Point, steps: int, run: Path) -> Point:
+def with_course(point: Point) -> Point:
     """Fill in a probe's losses on D_post close to an eighth and a quarter of its steps.
 
     Raises UserError if no evaluation is within a tenth of them.
     """
+    run = Path(point["run"])
+    steps = read_run(run)["lineage"][-1]["steps"]
     measured = evaluations(run, "L_ret")
     told = {}
     for name, share in SHARES.items():

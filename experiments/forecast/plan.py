@@ -1,4 +1,4 @@
-"""The runs of the study, in the words of `experiments/early_exposure/plan.py`: many are that paper's.
+"""The runs of the study, in the words of `experiments/early_exposure/plan.py`; those of both are made once.
 
 From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre in its place, which is the probe, and
 two changes of the weights that need no training.
