@@ -141,8 +141,8 @@ def weights_before(run: Path, lineage: list[dict]) -> dict[str, Tensor]:
     it is not there.
     """
     home = checkpoint_path(run).parent.resolve()
-    for folder in home.parents[:3]:
-        for record in sorted(folder.glob("*/run.json")):
+    for above in home.parents[:3]:
+        for record in sorted(above.glob("*/run.json")):
             with suppress(UserError):
                 if read_run(record.parent)["lineage"] == lineage[:-1]:
                     return read_checkpoint(record.with_name("ckpt.pt")).model
