@@ -33,7 +33,7 @@ def read_tokenizer(folder: Path) -> tiktoken.Encoding:
     """Read a folder's tokenizer.json; raises UserError where tiktoken would make other tokens."""
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise UserError(f"no {path}, give a folder that has one")
+        raise UserError(f"no {path}, restore it or give a folder that has one")
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
         specials = {token["content"]: token["id"] for token in parts["added_tokens"]}

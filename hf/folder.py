@@ -31,8 +31,10 @@ NAMES = {  # config.json's → GPTConfig's
 PLAIN = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 UNSAID = {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6}    # Llama's defaults
 # A chat as data/sources.py joins it: who, a colon and what is said, a line each, and the end of a document.
-CHAT = ("{% for message in messages %}{{ '' if loop.first else '\n' }}"
-        "{{ message['role'] + ': ' + message['content'] | trim }}{% endfor %}"
+# What is said may also be a list of parts, each with its text.
+CHAT = ("{% for message in messages %}{{ '' if loop.first else '\n' }}{% set said = message['content'] %}"
+        "{% if said is not string %}{% set said = said | map(attribute='text') | join %}{% endif %}"
+        "{{ message['role'] + ': ' + said | trim }}{% endfor %}"
         "{{ '\nassistant:' if add_generation_prompt else eos_token }}")
 ROPE = {"rope_type": "default", "type": "default", "factor": None}     # what says that it is not scaled
 
@@ -85,6 +87,11 @@ def read_config(folder: Path) -> dict[str, object]:
     path = folder / "config.json"
     if (folder / "adapter_config.json").exists() and not path.exists():
         raise UserError(f"{folder} holds adapters only, save what merge_and_unload() makes of it")
+    if not path.exists():
+        way_out = "name the folder of a Llama"
+        if (folder / "ckpt.pt").exists():
+            way_out = f"python -m hf {folder} DIR makes such a folder of a run"
+        raise UserError(f"no {path}, {way_out}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         heads = found["num_attention_heads"]
@@ -107,7 +114,7 @@ def read_config(folder: Path) -> dict[str, object]:
             if found_kind is not kind and (kind, found_kind) != (float, int):
                 raise TypeError(f"{theirs} {said[theirs]!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{path} is not there or not a Llama's ({type(error).__name__}: {error}), "
+        raise UserError(f"{path} is not a Llama's ({type(error).__name__}: {error}), "
                         "name the folder of one") from error
     if differing:
         told = ", ".join(f"{name} {said[name]}" for name in differing)

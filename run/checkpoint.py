@@ -122,5 +122,5 @@ def read_run(folder: Path) -> dict:
         ours = False
     if not ours:
         raise UserError(f"{folder}/run.json is damaged or another program's, "
-                        "remove it or name another folder")
+                        "run its stage again with --overwrite or name another folder")
     return record

@@ -90,9 +90,16 @@ def is_finished(out: Path, wanted: Identity, resume: bool, overwrite: bool) -> b
         run = read_run(out)
         _require_same(out, "a finished", Identity(run["stage"], run["args"], run["lineage"][:-1]), wanted,
                       "choose another --out or discard it with --overwrite")
+        if "ckpt.pt" in held:                        # a damaged one is found here, not by the next stage
+            read_checkpoint(out / "ckpt.pt")
         with suppress(OSError):                      # killed just before that, the run itself has not
             (out / "last.pt").unlink(missing_ok=True)
         return True
+
+    # An unfinished run is continued from last.pt, which is removed only after run.json is there.
+    if "ckpt.pt" in held and "last.pt" not in held:
+        raise UserError(f"{out} has a finished run's ckpt.pt without its run.json, restore that or discard "
+                        "both with --overwrite")
     if not resume:
         raise UserError(f"{out} holds an unfinished run, continue it with --resume or discard it with "
                         "--overwrite")
@@ -195,6 +202,8 @@ def _require_same(out: Path, state: str, held: Identity, wanted: Identity, way_o
             differing.append(f"--{name.replace('_', '-')} {held_args.get(name)}")
     if held.stage != wanted.stage:
         how = ""
+    elif len(differing) > 3:
+        how = f" with {', '.join(differing[:3])} and {len(differing) - 3} other flags"
     elif differing:
         how = f" with {', '.join(differing)}"
     elif held.lineage != wanted.lineage:

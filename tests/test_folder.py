@@ -154,14 +154,6 @@ def test_a_last_pt_that_is_not_an_unfinished_stages_is_refused(stage, monkeypatc
     assert stage("pretrain", "--overwrite").status == 0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"stage": "pretrain"}'])
-def test_a_damaged_run_json_is_named(stage, text):
-    stage("pretrain", "--tokens 1k")
-    Path("out/pretrain/run.json").write_text(text)
-    run = stage("pretrain", "--tokens 1k")
-    assert run.status == 2 and "out/pretrain/run.json is damaged" in run.err and run.err.count("\n") == 1
-
-
 def test_checkpoints_of_another_stage_tokenizer_or_corpus_are_refused(stage):
     stage("pretrain", "--tokens 1k")
     lineage = read_checkpoint(Path("out/pretrain/ckpt.pt")).lineage
@@ -207,13 +199,37 @@ def test_the_folder_of_another_stage_is_no_finished_run_of_this(stage):
     assert run.status == 2 and "no checkpoint out/none/ckpt.pt" in run.err and run.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stage": 1, "args": 2, "lineage": 3}',
-                                  '{"stage": "pretrain", "args": {}, "lineage": [{}]}'])
-def test_a_damaged_record_is_one_line(stage, text):
+def test_a_damaged_record_is_one_line(stage):
     stage("pretrain", "--tokens 1k")
-    Path("out/pretrain/run.json").write_text(text)
-    run = stage("pretrain", "--tokens 1k")
-    assert run.status == 2 and "run.json is damaged" in run.err and run.err.count("\n") == 1
+    for text in ("", "{", "[]", "{}", '{"stage": "pretrain"}', '{"stage": 1, "args": 2, "lineage": 3}',
+                 '{"stage": "pretrain", "args": {}, "lineage": [{}]}'):
+        Path("out/pretrain/run.json").write_text(text)
+        run = stage("pretrain", "--tokens 1k")
+        assert run.status == 2 and "out/pretrain/run.json is damaged" in run.err and run.err.count("\n") == 1
+
+
+def test_a_finished_run_that_lost_a_file_is_not_made_again_in_silence(stage):
+    stage("pretrain", "--tokens 1k")
+    record, whole = Path("out/pretrain/run.json"), Path("out/pretrain/ckpt.pt").read_bytes()
+
+    # Without its run.json it looks unfinished, but --resume must not throw the weights away.
+    record.rename("kept.json")
+    for again in ("", " --resume"):
+        run = stage("pretrain", f"--tokens 1k{again}")
+        assert run.status == 2 and "ckpt.pt without its run.json, restore" in run.err
+    assert Path("out/pretrain/ckpt.pt").read_bytes() == whole
+
+    # "Nothing to do" is not said of weights that the next stage cannot read.
+    Path("kept.json").rename(record)
+    Path("out/pretrain/ckpt.pt").write_bytes(whole[:-100])
+    assert "ckpt.pt is damaged" in stage("pretrain", "--tokens 1k").err
+    assert stage("pretrain", "--tokens 1k --overwrite").status == 0
+
+
+def test_of_many_flags_that_differ_three_are_told(stage):
+    stage("pretrain", "--tokens 1k")
+    run = stage("pretrain", "--tokens 2k --lam 1 --lr 1 --warmup 1 --seed 1")
+    assert run.err.count("--") == 5 and "and 2 other flags, choose" in run.err
 
 
 # ---- what is changed behind a run's back

@@ -241,6 +241,8 @@ def test_transformers_writes_messages_as_token_files_have_them(tmp_path):
     text, spans = join_fields({"messages": messages}, ("messages",))
     whole = theirs.apply_chat_template(messages, return_dict=False)
     assert whole == [*load_tokenizer("bytes").encode_ordinary(text), 255]
+    in_parts = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in messages]
+    assert theirs.apply_chat_template(in_parts, return_dict=False) == whole
     prompt = theirs.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     assert prompt == text[:spans[-1][0]]
 
@@ -404,7 +406,15 @@ def test_what_a_config_leaves_unsaid_is_llamas_default(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_attention_heads": 0, "hidden_size": 8}'])
 def test_a_config_that_is_none_is_refused_in_a_line(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="config.json is not there or not a Llama's"):
+    with pytest.raises(UserError, match="config.json is not a Llama's"):
+        read_config(tmp_path)
+
+
+def test_a_run_is_not_taken_for_its_export(tmp_path):
+    with pytest.raises(UserError, match="no .*config.json, name the folder of a Llama"):
+        read_config(tmp_path)
+    (tmp_path / "ckpt.pt").touch()
+    with pytest.raises(UserError, match="python -m hf .* DIR makes such a folder of a run"):
         read_config(tmp_path)
 
 
