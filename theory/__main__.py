@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Iterator
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy import ndarray
 
@@ -144,7 +145,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a picture whole or not at all, then ending the process with one line."""
     partial = path.with_name(path.name + ".partial")
     try:
-        figure.savefig(partial, dpi=90, format="png")
+        FigureCanvasAgg(figure).print_png(partial)           # savefig would draw all twice
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

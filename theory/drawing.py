@@ -14,7 +14,7 @@ GUIDE = dict(color="grey", lw=0.8)
 
 def panels(rows: int, columns: int, height: float) -> tuple[Figure, ndarray]:
     """Make a figure of 11 inches by `height`, and its axes."""
-    figure = Figure(figsize=(11, height), layout="constrained")
+    figure = Figure(figsize=(11, height), dpi=90, layout="constrained")
     return figure, figure.subplots(rows, columns)
 
 

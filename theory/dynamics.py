@@ -241,12 +241,12 @@ def matrix_moments(task: Task, U: ndarray, V: ndarray, counts: ndarray) -> Momen
 
 
 def sample_moments(task: Task, U: ndarray, V: ndarray, counts: ndarray, samples: int,
-                   rng: np.random.Generator) -> Moments:
-    """Estimate the same by (1/N) Σ xxᵀ and (1/N) Σ (Ax)xᵀ over N = `samples` Gaussian inputs."""
+                   rng: np.random.Generator, draws: tuple[int, ...] = ()) -> Moments:
+    """Estimate the same by (1/N) Σ xxᵀ and (1/N) Σ (Ax)xᵀ over N = `samples` inputs, (*draws, n, n)."""
     v = np.repeat(task.v, counts)
     s = np.repeat(np.nan_to_num(targets(task)), counts)
-    x = V * np.sqrt(v) @ rng.standard_normal((len(V), samples))
-    covariance = x @ x.T / samples
+    x = V * np.sqrt(v) @ rng.standard_normal((*draws, len(V), samples))
+    covariance = x @ x.mT / samples
     return Moments(covariance=covariance, cross=U * s @ V.T @ covariance)
 
 
@@ -291,8 +291,8 @@ def descend_matrices(factors: ndarray, moments: Moments, time: float, eta: float
     """
     # A gradient needs the product of the factors before W_l and of those after it; both grow one by one.
     path = [factors]
+    one = np.eye(factors.shape[-1])
     for _ in range(round(time / eta)):
-        one = np.eye(factors.shape[-1])
         before, after = [one], [one]
         for left, right in zip(factors[:-1], factors[:0:-1]):
             before.append(before[-1] @ left)
@@ -300,7 +300,7 @@ def descend_matrices(factors: ndarray, moments: Moments, time: float, eta: float
 
         # All factors move together, from the same θ.
         residual = before[-1] @ factors[-1] @ moments.covariance - moments.cross
-        gradient = np.stack([b.mT @ residual @ a.mT for b, a in zip(before, reversed(after))])
+        gradient = np.array([b.mT @ residual @ a.mT for b, a in zip(before, reversed(after))])
         factors = factors - 2 * eta * gradient
         if record:
             path.append(factors)
@@ -369,15 +369,21 @@ def three_stages(setting: Setting, eta: float | None = None, ideal: bool = False
 
 def three_stages_by_matrices(s: Setting, factors: ndarray, U: ndarray, V: ndarray, eta: float,
                              samples: int | None = None, rng=None) -> ndarray:
-    """Train any factors (L, n, n) through all three stages of a scalar setting: UᵀθV (3, n, n) after each.
+    """Train any factors (L, …, n, n) through all stages of a scalar setting: UᵀθV (3, …, n, n) after each.
 
-    With `samples`, a stage sees that many Gaussian inputs, of each corpus its share, not the population.
+    With `samples`, a stage sees that many Gaussian inputs, of each corpus its share, not the population;
+    each of several networks draws its own.
     """
+    draws = factors.shape[1:-2]
+
+    def looked_at(factors):
+        return in_bases(np.moveaxis(factors, 0, -3), U, V)
+
     # A stage draws its samples once, and descends on what it drew.
     def moments(task, share):
         if samples is None:
             return matrix_moments(task, U, V, s.counts)
-        return sample_moments(task, U, V, s.counts, max(1, round(share * samples)), rng)
+        return sample_moments(task, U, V, s.counts, max(1, round(share * samples)), rng, draws)
 
     # Stage 1 and Stage 2 may have one corpus only: what has no share draws no sample.
     def blend(major, minor, share):
@@ -396,7 +402,7 @@ def three_stages_by_matrices(s: Setting, factors: ndarray, U: ndarray, V: ndarra
     corpora = tasks(s)
     mixture = blend(corpora.pre, corpora.post, s.alpha)
     factors = descend_matrices(factors, mixture, s.t_pre, eta)
-    theta_pre = in_bases(factors, U, V)
+    theta_pre = looked_at(factors)
 
     # λ_reg holds θ itself, so θ_pre goes back from the bases.
     replayed = blend(corpora.post, corpora.pre, s.replay)
@@ -405,9 +411,9 @@ def three_stages_by_matrices(s: Setting, factors: ndarray, U: ndarray, V: ndarra
         cross=replayed.cross + s.reg * U @ theta_pre @ V.T,
     )
     factors = descend_matrices(factors, penalized, s.t_post, eta)
-    theta_post = in_bases(factors, U, V)
+    theta_post = looked_at(factors)
 
     # Stage 3 is on D_ft alone, with nothing to hold it.
     factors = descend_matrices(factors, moments(corpora.ft, 1), s.t_ft, eta)
-    theta_ft = in_bases(factors, U, V)
+    theta_ft = looked_at(factors)
     return np.stack([theta_pre, theta_post, theta_ft])

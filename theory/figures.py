@@ -381,16 +381,21 @@ def departures(run: Setting, aligned: ndarray, U: ndarray, V: ndarray, eta: floa
     by_rate = [np.abs(three_stages(run, rate).thetas - exact).max() for rate in rates]
 
     # Both sides of a difference take the same steps, twice as large as there are many matrices to train.
-    def distance(setting, factors, samples=None):
+    def by_theory(setting):
         ends = three_stages(setting, 2 * eta).thetas
-        reference = [np.diag(np.repeat(theta, run.counts)) for theta in ends]
-        theta = three_stages_by_matrices(setting, factors, U, V, 2 * eta, samples, rng)
-        return np.linalg.norm(theta - reference)
+        return np.stack([[np.diag(np.repeat(theta, run.counts))] for theta in ends])
+
+    def by_matrices(setting, starts, samples=None):
+        return three_stages_by_matrices(setting, np.stack(starts, axis=1), U, V, 2 * eta, samples, rng)
+
+    def distances(one, other):
+        return np.sqrt(((one - other) ** 2).sum((0, 2, 3)))
 
     # One draw says little: its distance is random too.
+    population = by_theory(run)
     by_samples = []
     for samples in SAMPLES:
-        by_samples.append([distance(run, aligned, samples) for _ in range(DRAWS)])
+        by_samples.append(distances(by_matrices(run, DRAWS * [aligned], samples), population))
 
     # A larger T takes longer: times grow with its clock, so that the same is learned.
     by_start = []
@@ -398,7 +403,8 @@ def departures(run: Setting, aligned: ndarray, U: ndarray, V: ndarray, eta: floa
         scale = clock(T, run.depth) / clock(run.T, run.depth)
         times = dict(t_pre=scale * run.t_pre, t_post=scale * run.t_post, t_ft=scale * run.t_ft)
         scaled = replace(run, T=T, **times)
-        by_start.append([distance(scaled, random_factors(run.n, T, run.depth, rng)) for _ in range(DRAWS)])
+        starts = [random_factors(run.n, T, run.depth, rng) for _ in range(DRAWS)]
+        by_start.append(distances(by_matrices(scaled, starts), by_theory(scaled)))
     return Departures(
         rates=rates,
         by_rate=np.array(by_rate),

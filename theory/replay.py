@@ -130,8 +130,9 @@ def train(f: ndarray, s: Spectrum, share, time, eta: float | None) -> ndarray:
 
     # Stages are of different length: each has whole steps of its own, and those that are done stay.
     steps = np.maximum(np.ceil(time / eta), 1)
+    size = 2 * time / steps
     for step in range(int(steps.max())):
-        f = f - np.where(step < steps, 2 * time / steps * (rate * f - pull), 0)
+        f = f - np.where(step < steps, size * (rate * f - pull), 0)
     return f
 
 
