@@ -91,9 +91,13 @@ def main() -> None:
 
 
 def names_runs(words: list[str]) -> bool:
-    """Tell whether words begin with what is no flag, or name a finished run that is not one of --runs."""
+    """Tell whether words begin with what is no flag, or name a finished run that is not one of --runs.
+
+    Who asks for help is told of runs, which the help of figures does not tell.
+    """
     finished = any(Path(word, "run.json").exists() for word in words)
-    return bool(words) and (not words[0].startswith("-") or finished and "--runs" not in words)
+    asked = words in (["-h"], ["--help"])
+    return asked or bool(words) and (not words[0].startswith("-") or finished and "--runs" not in words)
 
 
 def by_figure() -> dict[str, ModuleType]:

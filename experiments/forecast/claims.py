@@ -1,10 +1,11 @@
 """What is claimed of the forecast, as numbers that should be above 0, and the figure of it.
 
-What is known before comes in several kinds. The one that ranks best is chosen on half of the pipelines and
-judged on the others; the table has all of them, everywhere.
+A quarter of Stage 3 on D_pre is judged everywhere. Of all that is known before, what ranks best on one half
+of the pipelines is judged on the other, both ways round; the table has everything, everywhere.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy import ndarray
 
 from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
-from experiments.forecast.calibration import Rises, fit
-from experiments.forecast.known import QUARTER, Task, describe, is_probe, tasks_of, with_course
+from experiments.forecast.calibration import fit, scaled
+from experiments.forecast.known import (QUARTER, Task, describe, is_probe, published, rises, tasks_of,
+                                        with_course)
 from experiments.forecast.plan import PLAN
 from experiments.points import Point, distinct
 from experiments.statistics import estimate, spearman, verdict
@@ -43,21 +45,24 @@ class Forecasts(NamedTuple):
         return len(by_pipeline), max(map(len, by_pipeline.values()))
 
     def verdicts(self, points: list[Point]) -> list[list[str]]:
-        """Judge every claim: rows of `drawing.VERDICTS`. Ranks are judged where nothing was chosen."""
+        """Judge every claim: rows of `drawing.VERDICTS`."""
         tasks = tasks_of(points)
-        chosen, judged = choose(tasks)
         rows = []
-        for where, some in by_name(judged).items():
-            rows += judge_ranks(where, some, chosen)
-
-        # Intervals are judged everywhere: each task's law was fitted to the others.
-        forecasts = left_one_out(tasks)
         for where, some in by_name(tasks).items():
-            by_rate = [covered(task, forecasts[where, task.rate]) for task in some]
-            inside = np.mean(by_rate, axis=0)
-            above = estimate(inside - COVERED)
-            rows.append([f"95% intervals cover {COVERED:.0%}", where,
-                         f"share of L_ret inside: {estimate(inside):.2f}", above.shown_p(), verdict(above)])
+            rows += judge_ranks(where, some, QUARTER)
+
+        # What was chosen is told apart where it is something else.
+        for chosen, judged in chosen_elsewhere(tasks):
+            for where, some in by_name(judged).items():
+                if chosen != QUARTER:
+                    rows += judge_ranks(where, some, chosen)
+
+        # Each forecast is of a law that has seen neither its pipeline nor its seed nor its recipe.
+        others = published_beside(tasks, points[0]["preset"])
+        forecasts = left_out(tasks, others)
+        blind = left_out(tasks, others, probed=False)
+        for where, some in by_name(tasks).items():
+            rows += judge_intervals(where, some, forecasts, blind)
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -73,7 +78,7 @@ class Forecasts(NamedTuple):
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline, every run with its interval."""
         tasks = tasks_of(points)
-        forecasts = left_one_out(tasks)
+        forecasts = left_out(tasks, published_beside(tasks, points[0]["preset"]))
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             of_pipeline = by_name([task for task in tasks if task.pipeline == pipeline])
             for axis in row[len(of_pipeline):]:
@@ -108,6 +113,20 @@ def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
     return rows
 
 
+def judge_intervals(where: str, tasks: list[Task], forecasts: dict, blind: dict) -> list[list[str]]:
+    """Judge the intervals of one D_ft beside those of a law without the probe: rows of `VERDICTS`."""
+    inside = np.mean([covered(task, forecasts[where, task.rate]) for task in tasks], axis=0)
+    above = estimate(inside - COVERED)
+    ratios = [width(task, blind[where, task.rate]) / width(task, forecasts[where, task.rate])
+              for task in tasks]
+    narrower = estimate(np.log(ratios).mean(axis=0))
+    return [[f"95% intervals cover {COVERED:.0%}", where, f"share of L_ret inside: {estimate(inside):.2f}",
+             above.shown_p(), verdict(above)],
+            ["the probe makes them narrower", where,
+             f"without it they are {narrower.exponential():.1f} times as wide", narrower.shown_p(),
+             verdict(narrower)]]
+
+
 def draw_task(axis, task: Task, forecast: ndarray, marker: str) -> None:
     """Draw the runs of one Stage 3: forecast against measured, over seeds; unmixed ones are open."""
     axis.plot([], [], marker, markersize=4, color="grey", label=f"Stage 3 at rate {task.rate:g}")
@@ -136,22 +155,28 @@ def by_name(tasks: list[Task]) -> dict[str, list[Task]]:
     return named
 
 
-def choose(tasks: list[Task]) -> tuple[str, list[Task]]:
-    """Choose what ranks best on the first half of the pipelines; returns it, and the tasks of the others.
+def chosen_elsewhere(tasks: list[Task]) -> list[tuple[str, list[Task]]]:
+    """Choose what ranks best on one half of the pipelines, beside the tasks of the other; both ways round.
 
-    A probe as long as Stage 3 is no choice, it costs as much. Nothing of the others is in it: the weights of
-    what is combined are the first half's, too. Of one pipeline nothing is chosen, and a quarter is taken.
+    Of one pipeline nothing is chosen.
     """
     pipelines = sorted({task.pipeline for task in tasks})
     first = pipelines[:len(pipelines) // 2]
-    if not first:
-        return QUARTER, tasks
-    half = [task for task in tasks if task.pipeline in first]
-    judged = [combine(task, half) for task in tasks if task.pipeline not in first]
-    half = with_combination(half)
-    names = [name for name in half[0].known if not name.startswith("Stage 3")]
-    chosen = max(names, key=lambda name: np.nan_to_num(over_rates(half, name).mean(), nan=-1))
-    return chosen, judged
+    one = [task for task in tasks if task.pipeline in first]
+    other = [task for task in tasks if task.pipeline not in first]
+    if not one:
+        return []
+    chosen = []
+    for half, judged in ((one, other), (other, one)):
+        chosen.append((choose(half), [combine(task, half) for task in judged]))
+    return chosen
+
+
+def choose(tasks: list[Task]) -> str:
+    """Choose what ranks best in some tasks; a probe as long as Stage 3 is no choice, it costs as much."""
+    tasks = with_combination(tasks)
+    names = [name for name in tasks[0].known if not name.startswith("Stage 3")]
+    return max(names, key=lambda name: np.nan_to_num(over_rates(tasks, name).mean(), nan=-1))
 
 
 def over_rates(tasks: list[Task], name: str, within: bool = False) -> ndarray:
@@ -219,27 +244,42 @@ def standardized(values: ndarray) -> ndarray:
     return centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
 
 
-def left_one_out(tasks: list[Task]) -> dict[tuple[str, float], ndarray]:
-    """Forecast every task, by its name and rate (3, seeds, n), by the law of another pipeline's or D_ft's.
+def published_beside(tasks: list[Task], preset: str) -> list[Task]:
+    """Read what is published of other pipelines at this preset."""
+    ours = {task.pipeline for task in tasks}
+    return [task for task in published(preset) if task.pipeline not in ours]
 
-    Raises UserError if there are no others.
+
+def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> dict[tuple[str, float], ndarray]:
+    """Forecast every run of tasks by a law that has seen nothing of it: by name and rate, (3, seeds, n).
+
+    Its pipeline, its recipe and, where there are several, its seed are left out. Without `probed` the law
+    knows L_im only. Raises UserError if no other pipeline is there.
     """
-    named = by_name(tasks)
-    if len(named) < 2:
-        raise UserError("a forecast is judged on a D_ft that it was not fitted to, add runs of a second")
+    known = rises([*tasks, *others])
+    if len(np.unique(known.pipeline)) < 2:
+        raise UserError("a forecast is judged on a D_post that it was not fitted to, add runs of a second")
+    if not probed:
+        known = known._replace(probe=np.zeros_like(known.probe))
+
+    # A law is of all D_ft and rates.
+    @cache
+    def law(pipeline, seed, recipe):
+        unseen = (known.pipeline != pipeline) & (known.recipe != recipe)
+        if len(tasks[0].seeds) > 1:
+            unseen &= known.seed != seed
+        return fit(known.where(unseen))
+
     forecasts = {}
-    for where, tasks_there in named.items():
-        law = fit([rises(some) for name, some in named.items() if name != where])
-        for task in tasks_there:
-            forecasts[where, task.rate] = law.forecast(task.known["L_im"], task.known[QUARTER])
+    for task in tasks:
+        L_im = task.known["L_im"]
+        L_probe = task.known[QUARTER] if probed else L_im
+        found = np.empty((3, *L_im.shape))
+        for i, seed in enumerate(task.seeds):
+            for k, recipe in enumerate(task.recipes):
+                found[:, i, k] = law(task.pipeline, seed, recipe).forecast(L_im[i, k], L_probe[i, k])
+        forecasts[str(task), task.rate] = found
     return forecasts
-
-
-def rises(tasks: list[Task]) -> Rises:
-    """Collect what was forgotten at all rates, in all seeds, by all recipes."""
-    probe = [(task.known[QUARTER] - task.known["L_im"]).ravel() for task in tasks]
-    measured = [(task.L_ret - task.known["L_im"]).ravel() for task in tasks]
-    return Rises(np.concatenate(probe), np.concatenate(measured))
 
 
 def covered(task: Task, forecast: ndarray) -> ndarray:
@@ -247,6 +287,12 @@ def covered(task: Task, forecast: ndarray) -> ndarray:
     value, low, high = forecast
     inside = (low <= task.L_ret) & (task.L_ret <= high)
     return np.where(np.isnan(low).any(axis=1), np.nan, inside.mean(axis=1))
+
+
+def width(task: Task, forecast: ndarray) -> ndarray:
+    """Measure how wide a seed's intervals are, (seeds,), as the law sees rises: large ones by logarithm."""
+    _, low, high = scaled(forecast - task.known["L_im"])
+    return (high - low).mean(axis=1)
 
 
 FIGURES = {"forecast": Figure("L_ret as forecast before Stage 3, and as measured after it", PLAN, Forecasts(),

@@ -1,15 +1,16 @@
 """Forecast what somebody's Stage 3 will leave of D_post in finished runs, before anybody has run it.
 
 Each run goes on, on its own D_pre, for the first quarter of such a Stage 3. What that does to the loss on
-D_post ranks the runs, and what it did to others, in results/, makes a number of the rank.
+D_post ranks the runs, and what it did to others, in results/, makes a number of the rank. Without a RUN,
+`python -m experiments forecast` is the figure that judges this.
 
     python -m experiments forecast out/a/posttrain out/b/posttrain
     python -m experiments forecast out/*/posttrain --lr 1e-3 --tokens 200k --probe my/texts.jsonl
     python -m experiments forecast out/*/posttrain --nproc-per-node 8 --cost       what it would take
 """
 
-import csv
 import math
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,10 @@ import numpy as np
 
 from data.sources import find_source
 from data.stream import whole_sequences
-from experiments.cost import cost, tokens, value
+from data.tokens import where, working_folders
+from experiments.cost import cost, preset_of, tokens, value
 from experiments.forecast.calibration import Law, fit
-from experiments.forecast.claims import by_name, rises
-from experiments.forecast.known import SHARES, tasks_of
+from experiments.forecast.known import SHARES, published, read_table, rises, tasks_of
 from experiments.points import Point
 from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require_same, tell_failures
 from model import PRESETS, SIZES
@@ -30,7 +31,6 @@ from run.files import UserError, make_folder
 from run.flags import Parser, positive, rate, share
 from run.report import say, table
 
-RESULTS = Path(__file__).parent / "results"
 QUARTER_SHARE = SHARES["quarter"]
 
 
@@ -45,11 +45,12 @@ class State(NamedTuple):
 def main(argv: list[str]) -> None:
     # What the law was fitted to is a quarter of Stage 3 on D_pre: of other probes it says nothing.
     args = parse(argv)
-    law = None
-    if args.share == QUARTER_SHARE and not args.probe:
-        law = calibrated(args.calibration)
+    tables = {path: read_table(path) for path in args.calibration or ()}
     once = {run.resolve(): run for run in args.runs}
     states = [state_of(run, args) for run in once.values()]
+    law = None
+    if args.share == QUARTER_SHARE and not args.probe:
+        law = calibrated(tables, {preset_of(state.probes[0]) for state in states})
 
     # The probes are runs like any: made once, priced before, continued when they were killed.
     probes = [probe for state in states for probe in state.probes]
@@ -59,6 +60,8 @@ def main(argv: list[str]) -> None:
             require_same_init(probe)
     jobs = jobs_at_once(probes, args.jobs, args.nproc_per_node)
     say(cost("forecast", probes, jobs, args.nproc_per_node))
+    whole = sum(state.stage_3 for state in states)
+    say(f"Stage 3 of all these runs takes {whole:,.0f} tokens a D_ft")
     if args.cost:
         return
 
@@ -139,12 +142,22 @@ def state_of(run: Path, args: Namespace) -> State:
     if first.get("text_field") and not args.probe:
         begun.append(("--text-field", first["text_field"]))
     probes = []
-    for corpus in args.probe or [first["pre"]]:
+    for corpus in args.probe or [d_pre_of(lineage[0], run)]:
         find_source(corpus)                              # what is not there is said now
         settings = (("--ft", corpus), *begun)
-        home = args.out / "-".join(run.resolve().parts[1:]) / folder_name(settings)
+        home = args.out.joinpath(*run.resolve().parts[1:], folder_name(settings))
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
+    if len({probe.out for probe in probes}) < len(probes):
+        raise UserError("two of the --probe corpora have one name, rename one")
     return State(run, L_im, value(feared, "--tokens"), probes)
+
+
+def d_pre_of(first: dict, run: Path) -> str:
+    """Name the D_pre of a run's first stage as it is called from here, wherever that stage ran."""
+    name = first["args"]["pre"]
+    home = where(name, working_folders(first, run))
+    is_file = find_source(name, folder=home).files
+    return os.path.relpath(home / name) if is_file else name
 
 
 def stage_3(args: Namespace) -> list[tuple[str, str]]:
@@ -153,29 +166,19 @@ def stage_3(args: Namespace) -> list[tuple[str, str]]:
             for name in ("lr", "tokens") if getattr(args, name)]
 
 
-def calibrated(paths: list[Path] | None) -> Law | None:
-    """Fit the law to every task in the figures' tables; None where there are none.
+def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None:
+    """Fit the law to every task of some tables, or of those in results/; None where none are of the preset.
 
-    Raises UserError if a file is not such a table.
+    Raises UserError if a table is of another preset than all runs.
     """
-    known = []
-    for path in paths or sorted(RESULTS.glob("*/forecast.csv")):
-        named = by_name(tasks_of(read_table(path)))
-        known += [rises(tasks) for tasks in named.values()]
-    return fit(known) if known else None
-
-
-def read_table(path: Path) -> list[Point]:
-    """Read the points that a figure wrote; raises UserError if it did not."""
-    try:
-        with open(path, newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        words = {"run", "preset", "pipeline", "seed", "recipe", "done"}
-        return [{name: text if name in words or not text else float(text) for name, text in row.items()}
-                for row in rows if row["done"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = type(error).__name__
-        raise UserError(f"{path} is no forecast.csv of the figure ({reason}), name one") from error
+    for path, points in tables.items():
+        if presets != {points[0]["preset"]}:
+            raise UserError(f"{path} is of --preset {points[0]['preset']}, the runs are of "
+                            f"{' and '.join(sorted(presets))}: name a --calibration of their size")
+    tasks = [task for points in tables.values() for task in tasks_of(points)]
+    if not tables and len(presets) == 1:
+        tasks = published(*presets)
+    return fit(rises(tasks)) if tasks else None
 
 
 def tell(states: list[State], law: Law | None) -> None:
@@ -187,7 +190,7 @@ def tell(states: list[State], law: Law | None) -> None:
         told = "–"
         if law:
             forecast, low, high = law.forecast(state.L_im, L_probe)
-            told = f"{forecast:.3f} [{low:.3f}, {high:.3f}]" if law.tasks > 1 else f"{forecast:.3f}"
+            told = f"{forecast:.3f} [{low:.3f}, {high:.3f}]" if law.pipelines > 1 else f"{forecast:.3f}"
         rows.append((L_probe, [str(state.run), f"{state.L_im:.3f}", f"{L_probe:.3f}", told]))
     rows.sort(key=lambda row: row[0])
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
@@ -199,7 +202,6 @@ def tell(states: list[State], law: Law | None) -> None:
     probes = [probe for state in states for probe in state.probes]
     trained = sum(tokens(probe) for probe in probes)
     seconds = sum(read_run(probe.out)["seconds"]["total"] for probe in probes)
-    whole = sum(state.stage_3 for state in states)
-    seconds_whole = seconds * whole / trained
+    whole = seconds * sum(state.stage_3 for state in states) / trained
     say(f"{len(probes)} probes took {trained:,.0f} tokens and {seconds:.0f} s; "
-        f"Stage 3 of all these runs takes {whole:,.0f} tokens and about {seconds_whole:.0f} s a D_ft")
+        f"Stage 3 of all these runs takes about {whole:.0f} s a D_ft")

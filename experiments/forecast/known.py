@@ -1,5 +1,6 @@
 """What is known of every θ_post before anybody fine-tunes it, beside the L_ret that was measured after."""
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,10 +9,12 @@ from numpy import ndarray
 
 from experiments.courses import evaluations
 from experiments.early_exposure.claims import recipe_of
+from experiments.forecast.calibration import Rises
 from experiments.points import Point, distinct, having, seed_of, stem
 from run.checkpoint import read_run
 from run.files import UserError
 
+RESULTS = Path(__file__).parent / "results"
 SHARES = {"eighth": 1 / 8, "quarter": 1 / 4}                 # of the probe's steps
 QUARTER = "a quarter of Stage 3 on D_pre"
 PROBES = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "L_post"}
@@ -156,3 +159,44 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     if others:
         known["Stage 3 on another D_ft"] = float(np.mean(others))
     return known | {"L_ret": measured[0]["L_post"]}
+
+
+def rises(tasks: list[Task]) -> Rises:
+    """Collect what was forgotten in all of the tasks, a row a run."""
+    of_tasks = []
+    for task in tasks:
+        seed, recipe = np.meshgrid(task.seeds, task.recipes, indexing="ij")
+        of_tasks.append(Rises(
+            probe=task.known[QUARTER] - task.known["L_im"],
+            measured=task.L_ret - task.known["L_im"],
+            pipeline=np.full(seed.shape, task.pipeline),
+            seed=seed,
+            recipe=recipe,
+        ))
+    return Rises(*(np.concatenate([column.ravel() for column in columns]) for columns in zip(*of_tasks)))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The figure's tables
+
+def published(preset: str) -> list[Task]:
+    """Read the tables in results/ that are of a preset."""
+    tables = [read_table(path) for path in sorted(RESULTS.glob("*/forecast.csv"))]
+    return [task for points in tables if points[0]["preset"] == preset for task in tasks_of(points)]
+
+
+def read_table(path: Path) -> list[Point]:
+    """Read the points that a figure wrote; raises UserError if it did not."""
+    words = {"run", "preset", "pipeline", "seed", "recipe", "done"}
+    try:
+        with open(path, newline="") as lines:
+            rows = [row for row in csv.DictReader(lines) if row["done"]]
+        points = [{name: text if name in words or not text else float(text) for name, text in row.items()}
+                  for row in rows]
+        tasks_of(points)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = type(error).__name__
+        raise UserError(f"{path} is no forecast.csv of the figure ({reason}), name one") from error
+    return points
