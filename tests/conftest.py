@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from socket import socket
 from threading import RLock
 from types import SimpleNamespace
 
@@ -17,8 +18,7 @@ from tqdm import tqdm
 from run.checkpoint import read_checkpoint
 from run.flags import launch
 from run.loop import Run
-
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, Forked
 
 torch.set_num_threads(1)                 # threads only get in the way of models this small
 tqdm.set_lock(RLock())                   # its own is shared with children, and one that is killed may hold it
@@ -82,11 +82,35 @@ def stage(folder, monkeypatch, capsys):
 @pytest.fixture
 def start(folder):
     """The same in a process of its own, for what only a process can do: be killed, or be one of several."""
-    def popen(name: str, flags: str = "", launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen:
-        return subprocess.Popen([*launcher, str(ROOT / f"{name}.py"), *SMALL[name].split(), *flags.split(), "--device=cpu"],
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                env=os.environ | {"OMP_NUM_THREADS": "1"})
-    return popen
+    return lambda name, flags="", **environment: Forked(words_of(name, flags), os.environ | environment)
+
+
+@pytest.fixture
+def start_ranks(start):
+    """Start a stage as so many ranks, as torchrun would."""
+    def ranks(count: int, name: str, flags: str) -> list[Forked]:
+        with socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        meet = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(count),
+                "TORCHELASTIC_RUN_ID": "tests"}
+        return [start(name, flags, RANK=str(rank), LOCAL_RANK=str(rank), **meet) for rank in range(count)]
+    return ranks
+
+
+@pytest.fixture
+def torchrun(folder):
+    """Run a stage on two ranks by torchrun itself; gives its status and what was printed."""
+    def run(name: str, flags: str) -> SimpleNamespace:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        done = subprocess.run([*launcher, *words_of(name, flags)], capture_output=True, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
+    return run
+
+
+def words_of(name: str, flags: str) -> list[str]:
+    return [str(ROOT / f"{name}.py"), *SMALL[name].split(), *flags.split(), "--device=cpu"]
 
 
 # ---- what a run left in out/

@@ -22,7 +22,6 @@ from run.checkpoint import read_checkpoint
 from run.files import UserError
 from run.losses import Loss, held_out_loss
 from tests.conftest import assert_same, log_of, report, weights
-from tests.test_loop import TORCHRUN
 from tests.test_tokens import BYTES, flip, hard_text, write_vocabulary
 
 ON = "--loss-on completion"
@@ -240,13 +239,13 @@ def test_bits_per_byte_are_of_the_completions_bytes(stage):
     assert loss["bits_per_byte"] == pytest.approx(loss["mean"] / math.log(2) * (capitals + ends) / capitals)
 
 
-def test_two_ranks_come_to_the_loss_of_one(start, stage):
+def test_two_ranks_come_to_the_loss_of_one(start_ranks, stage):
     """Of steps whose ranks and micro-batches have unlike numbers of tokens that count."""
     settings = f"--post pairs.jsonl --mix 0.5 --tokens 1904 --batch 12 --micro-batch 3 {ON}"
     assert stage("pretrain", settings + " --out out/one").status == 0
-    pair = start("pretrain", settings + " --out out/two", launcher=TORCHRUN)
-    _, err = pair.communicate()
-    assert pair.returncode == 0, err
+    for process in start_ranks(2, "pretrain", settings + " --out out/two"):
+        _, err = process.communicate()
+        assert process.returncode == 0, err
     for one, two in zip(log_of("one"), log_of("two"), strict=True):
         assert [two[name] for name in ("loss", "gradient_norm") if name in two] == pytest.approx(
             [one[name] for name in ("loss", "gradient_norm") if name in one], rel=1e-4)

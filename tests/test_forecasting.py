@@ -10,18 +10,20 @@ import pytest
 from experiments import early_exposure, forecast
 from experiments.cost import tokens, value
 from experiments.forecast.calibration import SCALE, Law, Rises, fit
-from experiments.forecast.claims import (COMBINED, chosen_elsewhere, correlation, covered, dropped,
-                                         judge_intervals, left_out, share_of_drop, standardized,
+from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation, covered,
+                                         dropped, judge_intervals, left_out, share_of_drop, standardized,
                                          with_combination)
 from experiments.forecast.command import parse, state_of
 from experiments.forecast.known import QUARTER, Task, describe, read_table, tasks_of
 from experiments.forecast.plan import PLAN, SETTINGS
+from experiments.points import read_points
 from experiments.statistics import ranks, spearman, student_t
 from experiments.sweep import plan
 from model import PRESETS
 from run.files import UserError
 from tests.conftest import log_of, report
 from tests.finished_runs import draw, finish, lineage_of
+from tests.processes import popen
 
 CORPORA = forecast.CORPORA["toy"]
 OF_FIGURE = [plan(PLAN, preset, SETTINGS[preset], forecast.CORPORA[preset], 1, Path("out"))
@@ -117,11 +119,11 @@ def test_every_theta_post_of_a_plan_has_a_name_of_its_own(runs):
 
 
 @pytest.mark.parametrize("gone", ["*back0.5*/noise", "*chem-lr1e-3/finetune", "*web-lr1e-4*/finetune"])
-def test_a_seed_that_lacks_a_run_is_left_out_of_every_task(stage, gone):
+def test_a_seed_that_lacks_a_run_is_left_out_of_every_task(folder, gone):
     write_study(seeds=3)
     next(Path("runs").glob(f"music-lam0-seed2/*/{gone}/run.json")).unlink()
-    draw(stage, "forecast")
-    assert {task.seeds == ["1", "3"] for task in tasks_of(read_table(Path("figures/forecast.csv")))} == {True}
+    points = FIGURES["forecast"].kind.select(read_points([Path("runs")], CHAINS, (), describe))
+    assert {task.seeds == ["1", "3"] for task in tasks_of(points)} == {True}
 
 
 def test_stage_3_runs_are_the_papers_as_far_as_it_has_them():
@@ -289,7 +291,7 @@ def test_the_drop_is_what_choosing_gains_over_choosing_by_L_im(stage):
 def forecast_of(stage, monkeypatch):
     """Run `python -m experiments forecast` and give status and output; nothing is measured for its cost."""
     monkeypatch.setattr("experiments.cost.tokens_per_second", lambda preset, threads: 10_000)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("experiments.sweep.subprocess.Popen", popen)
     return lambda words: stage("experiments.__main__", settings=f"forecast {words}")
 
 

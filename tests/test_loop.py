@@ -21,8 +21,6 @@ from run.loop import Run, adamw, largest_micro_batch, learning_rate
 from run.losses import Loss
 from tests.conftest import assert_same, die_at, files_of, log_of, report, weights
 
-ONE_RANK = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1")
-TORCHRUN = (*ONE_RANK[:-1], "--nproc_per_node=2")
 
 
 # ---- a step
@@ -360,14 +358,13 @@ def test_killed_and_resumed(start, stage, number, status):
 
 # ---- ranks
 
-def test_two_ranks_train_on_the_same_sequences(start, stage):
+def test_two_ranks_train_on_the_same_sequences(torchrun, stage):
     """21 steps of both corpora, the last one short; held-out losses are sharded over the ranks."""
     settings = "--lam 1 --tokens 3808 --batch 12 --micro-batch 3"
     assert stage("pretrain", settings + " --out out/one").status == 0
-    pair = start("pretrain", settings + " --out out/two", launcher=TORCHRUN)
-    out, err = pair.communicate()
-    assert pair.returncode == 0, err
-    assert out.count("pretrain finished") == 1
+    pair = torchrun("pretrain", settings + " --out out/two")
+    assert pair.status == 0, pair.err
+    assert pair.out.count("pretrain finished") == 1
     losses = [[line["loss"] for line in log_of(run) if "loss" in line] for run in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     one, two = report("one"), report("two")
@@ -381,20 +378,19 @@ def test_two_ranks_train_on_the_same_sequences(start, stage):
         torch.testing.assert_close(weights("two")[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_one_rank_of_torchrun_exchanges_with_itself_and_changes_nothing(stage, start):
+def test_one_rank_of_torchrun_exchanges_with_itself_and_changes_nothing(stage, start_ranks):
     assert stage("pretrain", "--lam 1 --out out/alone").status == 0
-    process = start("pretrain", "--lam 1 --out out/rank --micro-batch 4", launcher=ONE_RANK)
-    out, err = process.communicate()
+    (process,) = start_ranks(1, "pretrain", "--lam 1 --out out/rank --micro-batch 4")
+    _, err = process.communicate()
     assert process.returncode == 0, err
     assert report("rank")["ranks"] == 1
     for name, weight in weights("alone").items():
         torch.testing.assert_close(weights("rank")[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_an_error_of_rank_0_is_said_once(start):
-    pair = start("pretrain", "--pre none.jsonl", launcher=TORCHRUN)
-    out, err = pair.communicate()
-    assert pair.returncode != 0 and err.count("error: no corpus 'none.jsonl'") == 1
+def test_an_error_of_rank_0_is_said_once(torchrun):
+    pair = torchrun("pretrain", "--pre none.jsonl")
+    assert pair.status != 0 and pair.err.count("error: no corpus 'none.jsonl'") == 1
 
 
 @pytest.mark.parametrize("fault, says", [

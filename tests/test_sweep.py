@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from experiments.points import stem
 from experiments.sweep import (HOUSE, Sweep, command, environment, expand, folder_name, last_lines, plan,
                                require_same, with_further_seeds)
 from run.files import UserError
-from tests.conftest import ROOT
 from tests.finished_runs import finish
+from tests.processes import Forked
 from tests.test_folder import broken, spoiled
 
 TOY = CORPORA["toy"]
@@ -170,12 +169,13 @@ SMALL = "--tokens 8k --post-tokens 4k --layers 1 --width 32 --heads 2 --context 
 GRID = [f"pretrain --pre $pre --post $post --lam {lams} {SMALL} | posttrain --max-tokens 4k --batch 8 "
         f"| finetune --ft {ft} --tokens 4k --batch 8" for lams, ft in (("{0,1}", "$ft"), ("1", "$other"))]
 DRIVER = f"""
-import sys; sys.path.insert(0, {str(ROOT)!r})
 from experiments import __main__ as command, cost, early_exposure, sweep
 from run.flags import launch
+from tests.processes import Child
 early_exposure.FIGURES["fig3a"] = early_exposure.FIGURES["fig3a"]._replace(plan={GRID!r})
 cost.tokens_per_second = lambda preset, threads: 10_000
 sweep.RETRY = 1
+sweep.subprocess.Popen = Child
 launch(command.main)
 """
 
@@ -185,9 +185,8 @@ def sweep(folder):
     """Start `python -m experiments fig3a` on a small grid whose last corpus is too short, a process group."""
     words = "fig3a --jobs 2 --out out --corpora pre.jsonl post.jsonl ft.jsonl short.txt".split()
     Path("short.txt").write_text("\n\n".join(f"{number} is a number." for number in range(12)))
-    return lambda: subprocess.Popen([sys.executable, "-c", DRIVER, *words], stdout=subprocess.PIPE,
-                                    stderr=subprocess.PIPE, text=True, start_new_session=True,
-                                    env=os.environ | {"OMP_NUM_THREADS": "1"})
+    Path("driver.py").write_text(DRIVER)
+    return lambda: Forked(["driver.py", *words], dict(os.environ), group=True)
 
 
 def finished():
