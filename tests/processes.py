@@ -1,4 +1,4 @@
-"""Stages in processes of their own that need not import torch again: forked from one that has, by a server."""
+"""Stages in processes of their own, which need not import torch again: a server that has it forks them."""
 
 import os
 import runpy
@@ -89,22 +89,24 @@ def serve(words: list[str], environment: dict[str, str], folder: str, names: lis
 
 def become(words: list[str], environment: dict[str, str], folder: str, printed: list[int]) -> None:
     """Do as `python SCRIPT WORDS…` would in a folder, printing to two open files, and end with its status."""
-    for stream, file in enumerate(printed, start=1):
-        os.dup2(file, stream)
-    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-
-    # What ends it is its own, and nothing of the process that it was forked from is run.
-    sys.argv = words
+    status = 1
     try:
+        for stream, file in enumerate(printed, start=1):
+            os.dup2(file, stream)
+        sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
         status = 0
     except SystemExit as end:
         status = end.code or 0
     except BaseException:
         traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    os._exit(status)
+
+    # Nothing of the process that it was forked from is run.
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -9,12 +9,12 @@ import pytest
 
 from experiments import early_exposure, forecast
 from experiments.cost import tokens, value
-from experiments.forecast.calibration import SCALE, Law, Rises, fit
+from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
 from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation, covered,
                                          dropped, judge_intervals, left_out, share_of_drop, standardized,
                                          with_combination)
-from experiments.forecast.command import parse, state_of
-from experiments.forecast.known import QUARTER, Task, describe, read_table, tasks_of
+from experiments.forecast.command import d_pre_of, parse, state_of
+from experiments.forecast.known import QUARTER, Task, describe, of_seeds, read_table, rises, tasks_of
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.points import read_points
 from experiments.statistics import ranks, spearman, student_t
@@ -42,15 +42,16 @@ def test_rank_correlation_by_hand():
 
 # ---- the law
 
-def some_rises(number, a, b, rng, n=12, scatter=0.0):
-    """Runs of one pipeline, in which g of what is forgotten is a + b·g of what the probe takes."""
+def some_rises(number, a, b, rng, n=12, scatter=0.0, ft=None):
+    """Runs of one pipeline and D_ft, in which g of what is forgotten is a + b·g of what the probe takes."""
     probe = np.exp(rng.uniform(-3, 0, n))
     measured = SCALE * np.sinh(a + b * np.arcsinh(probe / SCALE) + scatter * rng.standard_normal(n))
-    return Rises(probe, measured, np.full(n, f"web → {number}"), np.full(n, "1"), np.arange(n).astype(str))
+    words = (f"web → {number}", f"ft {number}" if ft is None else ft, "1e-3", "1", "recipe")
+    return Rises(probe, measured, *(np.full(n, word) for word in words))
 
 
-def joined(pipelines):
-    return Rises(*(np.concatenate(columns) for columns in zip(*pipelines)))
+def joined(parts):
+    return Rises(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
 def test_a_law_without_scatter_is_found_and_forecasts_exactly():
@@ -71,23 +72,43 @@ def test_the_error_is_of_pipelines_that_were_left_out_by_hand():
     half = student_t(2) * law.error
     ends = [1 + SCALE * np.sinh(0.1 + np.arcsinh(10) + shift) for shift in (0, -half, half)]
     assert [*value, *low, *high] == pytest.approx(ends)
-    assert np.isnan(fit(one).forecast(1.0, 1.3)[1:]).all()
+
+
+def test_a_D_ft_that_was_seen_after_another_D_post_is_left_out_too():
+    """What lies off the line is a D_ft: only where both are left out does the error tell."""
+    rng = np.random.default_rng(0)
+    parts = [some_rises(number, a, 1, rng, ft=ft)
+             for number in range(3) for ft, a in (("chem", 0), ("chat", 0), ("poems", 0.6))]
+    law = fit(joined(parts))
+    assert law.kinds == 3 and law.error == pytest.approx(np.sqrt((2 * 0.3 ** 2 + 0.6 ** 2) / 3), rel=0.05)
+
+
+@pytest.mark.parametrize("parts", [[(0, "chem")], [(0, "chem"), (1, "chat")],
+                                   [(number, ft) for number in range(5) for ft in ("chem", "chat")]])
+def test_of_fewer_than_three_pipelines_or_D_ft_there_is_no_interval(parts):
+    rng = np.random.default_rng(0)
+    law = fit(joined([some_rises(number, 0, 1, rng, ft=ft) for number, ft in parts]))
+    value, low, high = law.forecast(1.0, 1.3)
+    assert value == pytest.approx(1.3) and np.isnan(low) and np.isnan(high)
 
 
 def test_intervals_reach_below_L_im_where_the_probe_takes_nothing():
-    law = Law(a=0, b=1, error=0.5, pipelines=4)
+    law = Law(a=0, b=1, error=0.5, kinds=4)
     value, low, high = law.forecast(1.0, 1.0)
     assert value == 1 and low < 1 < high and high - 1 == pytest.approx(1 - low)
 
 
-@pytest.mark.parametrize("pipelines", [3, 5])
-def test_intervals_cover_what_they_say_on_pipelines_not_seen(pipelines):
-    """Pipelines differ by more than their runs do, and in the slope."""
+@pytest.mark.parametrize("kinds", [3, 5])
+def test_intervals_cover_what_they_say_after_a_D_post_and_before_a_D_ft_unseen(kinds):
+    """Pipelines differ, and D_ft differ, by more than their runs do, and in the slope."""
     rng = np.random.default_rng(0)
     inside = []
-    for _ in range(400):
-        *seen, unseen = (some_rises(number, rng.normal(0.5, 0.4), rng.normal(0.9, 0.1), rng, scatter=0.15)
-                         for number in range(pipelines + 1))
+    for _ in range(200):
+        posts, fts, slopes = (rng.normal(mean, deviation, kinds + 1)
+                              for mean, deviation in ((0.5, 0.4), (0, 0.3), (0.9, 0.1)))
+        seen = [some_rises(i, posts[i] + fts[j], slopes[i], rng, scatter=0.15, ft=f"ft {j}")
+                for i in range(kinds) for j in range(kinds) if i != j]
+        unseen = some_rises(kinds, posts[-1] + fts[-1], slopes[-1], rng, scatter=0.15)
         _, low, high = fit(joined(seen)).forecast(0.0, unseen.probe)
         inside += [(low <= unseen.measured) & (unseen.measured <= high)]
     assert 0.94 < np.mean(inside) < 0.995
@@ -173,7 +194,7 @@ def verdict_of(claim):
 def test_a_probe_that_tells_all_is_seen_to(stage):
     write_study()
     draw(stage, "forecast")
-    for claim in ("the forecast ranks θ_post", "it ranks those of one λ", "it ranks better than L_im",
+    for claim in ("the probe ranks θ_post", "it ranks those of one λ", "it ranks better than L_im",
                   "choosing by it lowers L_ret"):
         assert set(verdict_of(claim)) == {"seen (3 seeds)"}, claim
     text = Path("figures/forecast.md").read_text()
@@ -181,7 +202,7 @@ def test_a_probe_that_tells_all_is_seen_to(stage):
     assert "| web → chat → chem | Stage 3 on another D_ft | 1.00 [1.00, 1.00] |" in text
 
     # Of two pipelines one is left to fit a law to, which has no interval.
-    assert verdict_of("95% intervals cover 90%") == ["not seen"] * 4
+    assert verdict_of("95% intervals cover 90%") == ["not judged"]
 
 
 def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, monkeypatch):
@@ -194,37 +215,45 @@ def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, mon
     write_study(seeds=1)
     draw(stage, "forecast", "runs")
     for claim in ("95% intervals cover 90%", "the probe makes them narrower"):
-        assert verdict_of(claim) == ["seen (1 seed)"] * 4
+        assert verdict_of(claim) == ["seen (4 pipelines)"]
 
 
-def test_a_forecast_is_of_a_law_that_saw_neither_pipeline_nor_seed_nor_recipe():
+def test_a_forecast_is_of_a_law_that_saw_nothing_of_the_run():
     """All that a law may not see is wild; the rest lies on one line."""
     rng = np.random.default_rng(0)
     probe, recipes, L_im = rng.uniform(0.1, 1, (2, 3)), ["a", "b", "c"], np.ones((2, 3))
     tasks = []
     for number in range(4):
         known = {"L_im": L_im, QUARTER: 1 + probe}
-        tasks.append(Task(f"web → {number}", "chem", 1e-3, ["1", "2"], recipes, np.zeros(3), known,
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1", "2"], recipes, np.zeros(3), known,
                           L_ret=1 + 2 * probe))
+    tasks.append(tasks[-1]._replace(ft="ft 0"))
     wild = [task._replace(L_ret=task.L_ret.copy()) for task in tasks]
-    wild[0].L_ret[:] += rng.uniform(1, 9, (2, 3))
+    for task in (wild[0], wild[-1]):
+        task.L_ret[:] += rng.uniform(1, 9, (2, 3))
     for task in wild[1:]:
         task.L_ret[0] += 5
         task.L_ret[:, 2] += 7
-    of_wild, of_tame = (left_out(some, []) for some in (wild, tasks))
-    where = ("web → 0 → chem", 1e-3)
-    assert of_wild[where][:, 0, 2] == pytest.approx(of_tame[where][:, 0, 2])
-    assert of_wild[where][0, 1, 2] != pytest.approx(of_tame[where][0, 1, 2], rel=0.1)
+    where = ("web → 0 → ft 0", 1e-3)
+    of_wild, of_tame = (left_out(some, [])[where] for some in (wild, tasks))
+    assert np.array(of_wild)[:, 0, 2] == pytest.approx(np.array(of_tame)[:, 0, 2])
+    assert of_wild.value[1, 2] != pytest.approx(of_tame.value[1, 2], rel=0.1)
 
     # What lies off the line of the others is outside of their intervals, and counts as such.
-    only_one = [wild[0], *tasks[1:]]
+    only_one = [wild[0], *tasks[1:4]]
     assert covered(wild[0], left_out(only_one, [])[where]).tolist() == [0, 0]
+
+    # A pipeline's only seed is not left out, or nothing would be; but where nothing is, that is said.
+    single = [of_seeds(task, {"1"}, set(task.known)) for task in tasks[:4]]
+    assert left_out(single, [])[where].value == pytest.approx(tasks[0].L_ret[:1], rel=0.01)
+    with pytest.raises(UserError, match="a recipe that it was not fitted to, add runs of others"):
+        left_out([task._replace(recipes=["a", "a", "a"]) for task in tasks], [])
 
 
 def test_a_probe_that_tells_nothing_is_not_seen_to(stage):
     write_study(of_probe=0.0)
     draw(stage, "forecast")
-    for claim in ("the forecast ranks θ_post", "it ranks better than L_im", "choosing by it lowers L_ret"):
+    for claim in ("the probe ranks θ_post", "it ranks better than L_im", "choosing by it lowers L_ret"):
         assert set(verdict_of(claim)) == {"not seen (3 seeds)"}, claim
 
 
@@ -237,14 +266,31 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     assert correlation(one, "L_im", within=False) > 0.5
 
 
-def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to():
-    L_ret = np.arange(10.0)[None]
-    known = {"L_im": np.zeros((1, 10))}
-    one = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), known, L_ret)
-    for ends, told in ((9.5, "seen (1 seed)"), (7.5, "not seen (1 seed)")):
-        law = {(str(one), 1e-3): np.array([L_ret, np.full((1, 10), -1.0), np.full((1, 10), ends)])}
-        cover, _ = judge_intervals(str(one), [one, one], law, law)
-        assert cover[-1] == told and f"{(ends + 0.5) / 10:.2f}" in cover[2]
+def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatch):
+    """Each pipeline is one number, however many runs it has."""
+    L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10))}
+    tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), known, L_ret)
+             for number in range(3)]
+    for ends, told in ((9.5, "seen (3 pipelines)"), (7.5, "not seen (3 pipelines)")):
+        forecast = Forecast(L_ret, np.full((1, 10), -1.0), np.full((1, 10), ends))
+        monkeypatch.setattr("experiments.forecast.claims.left_out", lambda some, others, probed=True: {
+            (str(task), task.rate): forecast for task in some})
+        cover, _ = judge_intervals(tasks, [])
+        share = f"{(ends + 0.5) / 10:.2f}"
+        assert cover[-1] == told and cover[2].endswith(f"inside: {share}, {share}, {share}")
+
+
+def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
+    rng = np.random.default_rng(0)
+    tasks = []
+    for number in range(4):
+        for rate, rise in ((1e-4, 0.1), (1e-3, 1.0)):
+            known = {"L_im": np.ones((1, 6)), QUARTER: np.full((1, 6), 1 + rise)}
+            L_ret = 1 + rise * np.exp(0.3 * rng.standard_normal((1, 6)))
+            tasks.append(Task(f"web → {number}", f"ft {number}", rate, ["1"], list("abcdef"), np.zeros(6),
+                              known, L_ret))
+    _, narrower = judge_intervals(tasks, [])
+    assert narrower[-1].startswith("not seen")
 
 
 def test_what_is_chosen_on_one_half_is_judged_on_the_other():
@@ -264,14 +310,15 @@ def test_what_is_chosen_on_one_half_is_judged_on_the_other():
 
 
 def test_the_combination_is_fitted_to_other_tasks_only():
-    """Of two kinds in one task and a third in the other, each is weighted as the other task has it."""
+    """Each kind is weighted as the other pipeline has it, whatever is so before another D_ft."""
     rng = np.random.default_rng(0)
     a, b, c = rng.normal(size=(3, 1, 9))
     kinds = {"noise of γ = 0.2": a, "0.5 of the way back to θ_pre": b, "an eighth of Stage 3 on D_pre": c}
-    tasks = [Task("web → music", ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), kinds, L_ret)
-             for ft, L_ret in (("chem", standardized(a)), ("chat", standardized(b)))]
-    chem, chat = with_combination(tasks)
-    assert spearman(chem.known[COMBINED], b) == pytest.approx([1])
+    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), kinds, standardized(L_ret))
+             for pipeline, ft, L_ret in (("web → music", "chem", a), ("web → chat", "chem", b),
+                                         ("web → chat", "music", b))]
+    music, chat, _ = with_combination(tasks)
+    assert spearman(music.known[COMBINED], b) == pytest.approx([1])
     assert spearman(chat.known[COMBINED], a) == pytest.approx([1])
     assert with_combination(tasks[:1]) == tasks[:1]
 
@@ -306,20 +353,20 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
     assert "2 runs, 0 of them finished" in cost and "Stage 3 of all these runs takes 8,000 tokens" in cost
     assert not Path("out/forecast").exists()
 
-    # The probe is the beginning of a Stage 3 on D_pre, and the ranks are its losses'.
+    # The probe is the beginning of a Stage 3 on D_pre, and the runs are in the order of their forecasts.
     told = forecast_of(words)
     assert (told.status, told.err) == (0, "")
-    losses = {}
+    law = fit(rises(tasks_of(read_table(Path("figures/forecast.csv")))))
+    expected = {}
     for name in "ab":
         flags = f"--init out/{name} --ft pre.jsonl --eval-every 4 --out out/whole-{name}"
         stage("finetune", flags, "--tokens 4k")
-        losses[name] = {line["step"]: line for line in log_of(f"whole-{name}") if "L_ret" in line}[4]["L_ret"]
-    shown = [line.split() for line in told.out.splitlines() if line.startswith("out/") and "[" in line]
-    assert [words[0] for words in shown] == [f"out/{name}" for name in sorted(losses, key=losses.get)]
-    for run, L_im, L_probe, value, low, high in shown:
-        assert L_im == f"{report(run[4:])['losses']['L_im']['mean']:.3f}"
-        assert L_probe == f"{losses[run[4:]]:.3f}"
-        assert float(low.strip("[,")) <= float(value) <= float(high.strip("]"))
+        L_probe = {line["step"]: line for line in log_of(f"whole-{name}") if "L_ret" in line}[4]["L_ret"]
+        L_im = report(name)["losses"]["L_im"]["mean"]
+        expected[f"out/{name}"] = [L_im, L_probe, law.forecast(L_im, L_probe).value]
+    shown = [line.split() for line in told.out.splitlines() if line.startswith("out/") and "→" not in line]
+    ordered = sorted(expected, key=lambda run: expected[run][-1])
+    assert shown == [[run, *(f"{number:.3f}" for number in expected[run])] for run in ordered]
 
     # A probe of what a run was before is not taken for one of what it is now.
     stage("posttrain", "--lr 1e-4 --out out/b --overwrite")
@@ -330,6 +377,10 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
     # What is there is not made again, nor twice, and without a calibration there is no number.
     again = forecast_of("out/a out/b out/a --tokens 4k")
     assert "2 of them finished" in again.out and "This ranks the runs. A number takes" in again.out
+
+    # The figure does not take such a probe for a whole Stage 3.
+    told = stage("experiments.__main__", settings="forecast --runs runs out/forecast --picture figures/f.png")
+    assert told.status == 0 and "2 of 398 runs are not of forecast, left out" in told.out
 
 
 @pytest.fixture
@@ -348,8 +399,8 @@ def test_a_probe_is_the_share_of_the_stage_3_that_is_feared(planned):
     """Steps are of 8 sequences of 32 tokens: 256."""
     state, (probe,) = planned("--tokens 10240 --lr 1e-3")
     assert state.stage_3 == 10240 and state.L_im == report("posttrain")["losses"]["L_im"]["mean"]
-    assert probe == {"--ft": "pre.jsonl", "--lr": "0.001", "--tokens": "2560", "--leave": "30",
-                     "--text-field": "text"}
+    assert probe == {"--ft": str(Path("pre.jsonl").absolute()), "--lr": "0.001", "--tokens": "2560",
+                     "--leave": "30", "--text-field": "text"}
     _, (probe,) = planned("--tokens 10240 --share 0.5")
     assert (probe["--tokens"], probe["--leave"]) == ("5120", "20")
     _, (probe,) = planned()                                              # the preset's 100k
@@ -371,13 +422,31 @@ def test_D_pre_is_found_from_another_folder(planned, monkeypatch):
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     state, (probe,) = planned(run="../out/posttrain")
-    assert probe["--ft"] == "../pre.jsonl"
+    assert probe["--ft"] == str(home / "pre.jsonl")
 
     # Runs whose paths are the same once they are joined have probes of their own.
     for folder in ("a/b-c", "a-b/c"):
         shutil.copytree(home / "out/posttrain", folder)
     homes = {planned(run=folder)[0].probes[0].out for folder in ("a/b-c", "a-b/c")}
     assert len(homes) == 2
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("corpora/web", "HOME/corpora/web"),                                 # no embedded corpus
+    ("web", "web"),                                                      # which that is
+    ("c4", "c4"),
+    ("hub:local:en@1", "hub:HOME/local:en@1"),
+    ("hub:else/where", "hub:else/where"),
+    ("HOME/pre.jsonl", "HOME/pre.jsonl"),
+])
+def test_every_kind_of_D_pre_keeps_its_meaning(folder, monkeypatch, name, expected):
+    home = str(folder)
+    for path in ("corpora/web", "local"):
+        Path(path).mkdir(parents=True)
+        shutil.copy("pre.jsonl", path)
+    first = {"args": {"pre": name.replace("HOME", home)}, "folder": home}
+    monkeypatch.chdir("corpora")                                         # where there is a folder web
+    assert d_pre_of(first, folder / "out/posttrain") == expected.replace("HOME", home)
 
 
 def test_a_law_of_another_size_is_refused(stage, forecast_of, planned):
@@ -388,10 +457,14 @@ def test_a_law_of_another_size_is_refused(stage, forecast_of, planned):
     run = forecast_of("out/posttrain --calibration large.csv")
     assert run.status == 2 and "large.csv is of --preset 1b, the runs are of toy" in run.err
 
-    # A table that lacks a column is no traceback.
-    Path("torn.csv").write_text(table.read_text().replace("L_im", "L_in", 1))
-    run = forecast_of("out/posttrain --calibration torn.csv")
-    assert run.status == 2 and "torn.csv is no forecast.csv of the figure" in run.err
+    # A table that lacks a column, a number or its end is no traceback.
+    first = table.read_text().splitlines()[1].split(",")
+    blank = table.read_text().replace(",".join(first), ",".join([*first[:-3], "", *first[-2:]]), 1)
+    for torn in (table.read_text().replace("L_im", "L_in", 1), table.read_text().replace("1.0", "nan"),
+                 table.read_text()[:-40], "a" * 200_000, blank.replace(first[7], "")):
+        Path("torn.csv").write_text(torn)
+        run = forecast_of("out/posttrain --calibration torn.csv")
+        assert run.status == 2 and run.err.startswith("error: torn.csv") and run.err.count("\n") == 1, run.err
 
 
 def test_a_finished_probe_of_other_settings_is_not_taken(stage, forecast_of, planned):

@@ -1,8 +1,8 @@
 """From a rank to a number: how much of D_post a Stage 3 takes, from how much a quarter of it on D_pre took.
 
 g(L_ret − L_im) = a + b·g(L_probe − L_im), where g(r) = asinh(r / SCALE) is a logarithm, but a line about 0:
-there chance may make a rise a fall. Runs of one D_post are alike, so what counts is how many pipelines the
-law was fitted to, and how far it misses one that it was not.
+there chance may make a rise a fall. Runs after one D_post are alike, and so are those before one D_ft: what
+counts is how many of either the law was fitted to, and how far it misses those that it was not.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from numpy import ndarray
 
 from experiments.statistics import student_t
 
-SCALE = 0.03            # nats: a few standard errors of a rise that is measured on 256 windows
+SCALE = 0.03            # nats: about the standard error of one loss on 256 windows
+ENOUGH = 3              # pipelines and D_ft; of two Student's t is 12.7, and an interval says nothing
 
 
 class Rises(NamedTuple):
@@ -20,6 +21,8 @@ class Rises(NamedTuple):
     probe: ndarray
     measured: ndarray
     pipeline: ndarray
+    ft: ndarray
+    rate: ndarray
     seed: ndarray
     recipe: ndarray
 
@@ -28,37 +31,44 @@ class Rises(NamedTuple):
         return Rises(*(column[kept] for column in self))
 
 
+class Forecast(NamedTuple):
+    """L_ret as it is expected, and the ends of its 95% interval, of any shape."""
+    value: ndarray
+    low: ndarray
+    high: ndarray
+
+
 class Law(NamedTuple):
     """The law, and how sure it is."""
     a: float
     b: float
-    error: float         # root mean square by which g of a pipeline is missed that is not fitted to; or nan
-    pipelines: int
+    error: float         # root mean square by which g is missed after a D_post and before a D_ft unseen
+    kinds: int           # of pipelines or of D_ft, whichever are fewer
 
-    def forecast(self, L_im: ndarray, L_probe: ndarray) -> ndarray:
-        """Forecast L_ret in a pipeline unseen: value, and the ends of its 95% interval, (3, …).
+    def forecast(self, L_im: ndarray, L_probe: ndarray) -> Forecast:
+        """Forecast L_ret after a D_post and a D_ft unseen.
 
-        Student's t over pipelines: few make it wide, and of one there is none, nan.
+        The interval is Student's t over kinds: few make it wide, and of fewer than three there is none, nan.
         """
         centre = self.a + self.b * scaled(L_probe - L_im)
         half = np.nan
-        if self.pipelines > 1:
-            half = student_t(self.pipelines - 1) * self.error
-        return L_im + SCALE * np.sinh([centre, centre - half, centre + half])
+        if self.kinds >= ENOUGH:
+            half = student_t(self.kinds - 1) * self.error
+        return Forecast(*(L_im + SCALE * np.sinh(g) for g in (centre, centre - half, centre + half)))
 
 
 def fit(rises: Rises) -> Law:
-    """Fit the law, and measure its error by leaving out every pipeline in turn."""
-    pipelines = np.unique(rises.pipeline)
-    if len(pipelines) == 1:
-        return Law(*line(rises), error=np.nan, pipelines=1)
+    """Fit the law, and measure its error by leaving out every pair of a pipeline and a D_ft in turn."""
     missed = []
-    for pipeline in pipelines:
-        unseen = rises.pipeline == pipeline
-        a, b = line(rises.where(~unseen))
-        left = scaled(rises.measured[unseen]) - a - b * scaled(rises.probe[unseen])
-        missed.append((left ** 2).mean())
-    return Law(*line(rises), error=float(np.sqrt(np.mean(missed))), pipelines=len(pipelines))
+    for pipeline, ft in sorted(set(zip(rises.pipeline, rises.ft))):
+        unseen = rises.where((rises.pipeline == pipeline) & (rises.ft == ft))
+        others = rises.where((rises.pipeline != pipeline) & (rises.ft != ft))
+        if len(others.probe):
+            a, b = line(others)
+            missed.append(((scaled(unseen.measured) - a - b * scaled(unseen.probe)) ** 2).mean())
+    a, b = line(rises)
+    kinds = min(len(np.unique(rises.pipeline)), len(np.unique(rises.ft)))
+    return Law(a, b, error=float(np.sqrt(np.mean(missed))) if missed else np.nan, kinds=kinds)
 
 
 def line(rises: Rises) -> tuple[float, float]:

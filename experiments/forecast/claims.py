@@ -13,12 +13,12 @@ from numpy import ndarray
 
 from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
-from experiments.forecast.calibration import fit, scaled
-from experiments.forecast.known import (QUARTER, Task, describe, is_probe, published, rises, tasks_of,
+from experiments.forecast.calibration import Forecast, fit, scaled
+from experiments.forecast.known import (PART, QUARTER, Task, describe, is_probe, published, rises, tasks_of,
                                         with_course)
 from experiments.forecast.plan import PLAN
 from experiments.points import Point, distinct
-from experiments.statistics import estimate, spearman, verdict
+from experiments.statistics import Estimate, estimate, spearman, verdict
 from run.files import UserError
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "noise"))
@@ -34,8 +34,9 @@ class Forecasts(NamedTuple):
     losses: Sequence[str] = ()                   # what is told of a run is what `describe` tells
 
     def select(self, points: list[Point]) -> list[Point]:
-        """Fill in the courses of the probes."""
-        return [with_course(point) if is_probe(point) else point for point in points]
+        """Fill in the courses of the probes, and leave out what is only part of a Stage 3."""
+        whole = [point for point in points if point["done"] != PART]
+        return [with_course(point) if is_probe(point) else point for point in whole]
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels: a row a pipeline."""
@@ -57,17 +58,14 @@ class Forecasts(NamedTuple):
                 if chosen != QUARTER:
                     rows += judge_ranks(where, some, chosen)
 
-        # Each forecast is of a law that has seen neither its pipeline nor its seed nor its recipe.
-        others = published_beside(tasks, points[0]["preset"])
-        forecasts = left_out(tasks, others)
-        blind = left_out(tasks, others, probed=False)
-        for where, some in by_name(tasks).items():
-            rows += judge_intervals(where, some, forecasts, blind)
-        return rows
+        return rows + judge_intervals(tasks, published_beside(tasks, points[0]["preset"]))
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate how well everything that is known ranks, under a header."""
-        tasks = with_combination(tasks_of(points))
+        tasks = tasks_of(points)
+        forecasts = left_out(tasks, published_beside(tasks, points[0]["preset"]))
+        tasks = [task._replace(known=task.known | {"the forecast": forecasts[str(task), task.rate].value})
+                 for task in with_combination(tasks)]
         rows = [["where", "known before Stage 3", "Spearman", "within λ", "of the possible drop in L_ret"]]
         for where, some in by_name(tasks).items():
             for name in some[0].known:
@@ -101,7 +99,7 @@ def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
     lower = np.mean([dropped(task, name) for task in tasks], axis=0)
     share = share_of_drop(tasks, name)
     claims = [
-        ("the forecast ranks θ_post", f"Spearman of {name}: {{:.2f}}", ranked),
+        ("the probe ranks θ_post", f"Spearman of {name}: {{:.2f}}", ranked),
         ("it ranks those of one λ", "Spearman within λ: {:.2f}", over_rates(tasks, name, within=True)),
         ("it ranks better than L_im", "Spearman − that of L_im: {:.2f}", ranked - over_rates(tasks, "L_im")),
         ("choosing by it lowers L_ret",
@@ -113,25 +111,44 @@ def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
     return rows
 
 
-def judge_intervals(where: str, tasks: list[Task], forecasts: dict, blind: dict) -> list[list[str]]:
-    """Judge the intervals of one D_ft beside those of a law without the probe: rows of `VERDICTS`."""
-    inside = np.mean([covered(task, forecasts[where, task.rate]) for task in tasks], axis=0)
-    above = estimate(inside - COVERED)
-    ratios = [width(task, blind[where, task.rate]) / width(task, forecasts[where, task.rate])
-              for task in tasks]
-    narrower = estimate(np.log(ratios).mean(axis=0))
-    return [[f"95% intervals cover {COVERED:.0%}", where, f"share of L_ret inside: {estimate(inside):.2f}",
-             above.shown_p(), verdict(above)],
-            ["the probe makes them narrower", where,
-             f"without it they are {narrower.exponential():.1f} times as wide", narrower.shown_p(),
-             verdict(narrower)]]
+def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
+    """Judge the intervals of all pipelines that are known: rows of `drawing.VERDICTS`.
+
+    A statistic is one number a pipeline, not a seed: the runs of one share by how much they are missed.
+    """
+    every = [*tasks, *others]
+    forecasts, unprobed = left_out(every, []), left_out(every, [], probed=False)
+    pipelines = sorted({task.pipeline for task in every})
+    where, claim = f"{len(pipelines)} pipelines", f"95% intervals cover {COVERED:.0%}"
+    if any(np.isnan(forecast.low).any() for forecast in forecasts.values()):
+        return [[claim, where, "of so few there are none", "–", "not judged"]]
+
+    # In each, means over D_ft, rates, seeds and recipes.
+    inside, narrower = [], []
+    for pipeline in pipelines:
+        there = [(task, (str(task), task.rate)) for task in every if task.pipeline == pipeline]
+        inside.append(np.mean([covered(task, forecasts[key]) for task, key in there]))
+        narrower.append(np.mean([np.log(width(task, unprobed[key]) / width(task, forecasts[key]))
+                                 for task, key in there]))
+
+    above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
+    shares = ", ".join(f"{share:.2f}" for share in inside)
+    times = f"{narrower.exponential():.1f}"
+    return [[claim, where, f"share of L_ret inside: {shares}", above.shown_p(), of_pipelines(above)],
+            ["the probe makes them narrower", where, f"without it they are {times} times as wide",
+             narrower.shown_p(), of_pipelines(narrower)]]
 
 
-def draw_task(axis, task: Task, forecast: ndarray, marker: str) -> None:
+def of_pipelines(found: Estimate) -> str:
+    """Say whether a claim is seen whose statistic is a number a pipeline."""
+    return verdict(found).replace("seed", "pipeline")
+
+
+def draw_task(axis, task: Task, forecast: Forecast, marker: str) -> None:
     """Draw the runs of one Stage 3: forecast against measured, over seeds; unmixed ones are open."""
     axis.plot([], [], marker, markersize=4, color="grey", label=f"Stage 3 at rate {task.rate:g}")
     for k, recipe in enumerate(task.recipes):
-        value, low, high = forecast[:, :, k]
+        value, low, high = (part[:, k] for part in forecast)
         name = recipe.partition(",")[0]
         colour = {str(one): colour for one, colour in COLOURS.items()}.get(name, "grey")
         if "LoRA" in name:
@@ -211,13 +228,10 @@ def share_of_drop(tasks: list[Task], name: str) -> str:
 
 
 def with_combination(tasks: list[Task]) -> list[Task]:
-    """Add to what is known its best combination, fitted to the other tasks.
-
-    Nothing is added where there is no other pipeline or D_ft.
-    """
-    if len(by_name(tasks)) < 2:
+    """Add to what is known its best combination, fitted to the other pipelines: of one nothing is added."""
+    if len({task.pipeline for task in tasks}) < 2:
         return tasks
-    return [combine(task, [other for other in tasks if str(other) != str(task)]) for task in tasks]
+    return [combine(task, [other for other in tasks if other.pipeline != task.pipeline]) for task in tasks]
 
 
 def combine(task: Task, others: list[Task]) -> Task:
@@ -250,48 +264,51 @@ def published_beside(tasks: list[Task], preset: str) -> list[Task]:
     return [task for task in published(preset) if task.pipeline not in ours]
 
 
-def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> dict[tuple[str, float], ndarray]:
-    """Forecast every run of tasks by a law that has seen nothing of it: by name and rate, (3, seeds, n).
+def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> dict[tuple[str, float], Forecast]:
+    """Forecast every run of tasks by a law that has seen nothing of it: by name and rate, (seeds, n) each.
 
-    Its pipeline, its recipe and, where there are several, its seed are left out. Without `probed` the law
-    knows L_im only. Raises UserError if no other pipeline is there.
+    Its pipeline, its D_ft and its recipe are left out, and its seed where a pipeline has others. If not
+    `probed` the law knows the rate of Stage 3, but no probe. Raises UserError if nothing is left.
     """
     known = rises([*tasks, *others])
-    if len(np.unique(known.pipeline)) < 2:
-        raise UserError("a forecast is judged on a D_post that it was not fitted to, add runs of a second")
+    seeds = {pipeline: set(known.seed[known.pipeline == pipeline]) for pipeline in np.unique(known.pipeline)}
+    alone = np.array([len(seeds[pipeline]) == 1 for pipeline in known.pipeline])
     if not probed:
         known = known._replace(probe=np.zeros_like(known.probe))
 
-    # A law is of all D_ft and rates.
     @cache
-    def law(pipeline, seed, recipe):
-        unseen = (known.pipeline != pipeline) & (known.recipe != recipe)
-        if len(tasks[0].seeds) > 1:
-            unseen &= known.seed != seed
+    def law(pipeline, ft, rate, seed, recipe):
+        unseen = (known.pipeline != pipeline) & (known.ft != ft) & (known.recipe != recipe)
+        unseen &= (known.seed != seed) | alone
+        if not probed:
+            unseen &= known.rate == rate
+        if not unseen.any():
+            raise UserError("a forecast is judged after a D_post, before a D_ft and of a recipe that it was "
+                            "not fitted to, add runs of others")
         return fit(known.where(unseen))
 
+    # With a probe one law is for all rates.
     forecasts = {}
     for task in tasks:
         L_im = task.known["L_im"]
         L_probe = task.known[QUARTER] if probed else L_im
-        found = np.empty((3, *L_im.shape))
+        rate = task.rate if not probed else None
+        rows = []
         for i, seed in enumerate(task.seeds):
-            for k, recipe in enumerate(task.recipes):
-                found[:, i, k] = law(task.pipeline, seed, recipe).forecast(L_im[i, k], L_probe[i, k])
-        forecasts[str(task), task.rate] = found
+            rows.append([law(task.pipeline, task.ft, rate, seed, recipe).forecast(L_im[i, k], L_probe[i, k])
+                         for k, recipe in enumerate(task.recipes)])
+        forecasts[str(task), task.rate] = Forecast(*np.moveaxis(np.array(rows), -1, 0))
     return forecasts
 
 
-def covered(task: Task, forecast: ndarray) -> ndarray:
-    """Tell which share of a seed's L_ret lie in their intervals, (seeds,); nan where there are none."""
-    value, low, high = forecast
-    inside = (low <= task.L_ret) & (task.L_ret <= high)
-    return np.where(np.isnan(low).any(axis=1), np.nan, inside.mean(axis=1))
+def covered(task: Task, forecast: Forecast) -> ndarray:
+    """Tell which share of a seed's L_ret lie in their intervals: (seeds,)."""
+    return ((forecast.low <= task.L_ret) & (task.L_ret <= forecast.high)).mean(axis=1)
 
 
-def width(task: Task, forecast: ndarray) -> ndarray:
+def width(task: Task, forecast: Forecast) -> ndarray:
     """Measure how wide a seed's intervals are, (seeds,), as the law sees rises: large ones by logarithm."""
-    _, low, high = scaled(forecast - task.known["L_im"])
+    low, high = (scaled(end - task.known["L_im"]) for end in (forecast.low, forecast.high))
     return (high - low).mean(axis=1)
 
 

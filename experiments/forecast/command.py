@@ -11,6 +11,7 @@ D_post ranks the runs, and what it did to others, in results/, makes a number of
 
 import math
 import os
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from data.stream import whole_sequences
 from data.tokens import where, working_folders
 from experiments.cost import cost, preset_of, tokens, value
 from experiments.forecast.calibration import Law, fit
-from experiments.forecast.known import SHARES, published, read_table, rises, tasks_of
+from experiments.forecast.known import SHARES, presets_in, published, read_table, rises, tasks_in
 from experiments.points import Point
 from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require_same, tell_failures
 from model import PRESETS, SIZES
@@ -155,9 +156,15 @@ def state_of(run: Path, args: Namespace) -> State:
 def d_pre_of(first: dict, run: Path) -> str:
     """Name the D_pre of a run's first stage as it is called from here, wherever that stage ran."""
     name = first["args"]["pre"]
-    home = where(name, working_folders(first, run))
-    is_file = find_source(name, folder=home).files
-    return os.path.relpath(home / name) if is_file else name
+    is_hub = name.startswith("hub:")
+    path = re.split("[:@]", name.removeprefix("hub:"))[0] if is_hub else name
+    home = where(path, working_folders(first, run))
+    source = find_source(name, folder=home)
+    if is_hub and (home / path).is_dir():
+        return name.replace(path, os.path.abspath(home / path), 1)
+
+    # A path from here may read like an embedded corpus or a name of the hub, a whole one does not.
+    return os.path.abspath(home / path) if source.files else name
 
 
 def stage_3(args: Namespace) -> list[tuple[str, str]]:
@@ -172,10 +179,10 @@ def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None
     Raises UserError if a table is of another preset than all runs.
     """
     for path, points in tables.items():
-        if presets != {points[0]["preset"]}:
-            raise UserError(f"{path} is of --preset {points[0]['preset']}, the runs are of "
+        if presets != {presets_in(points)}:
+            raise UserError(f"{path} is of --preset {presets_in(points)}, the runs are of "
                             f"{' and '.join(sorted(presets))}: name a --calibration of their size")
-    tasks = [task for points in tables.values() for task in tasks_of(points)]
+    tasks = [task for path, points in tables.items() for task in tasks_in(path, points)]
     if not tables and len(presets) == 1:
         tasks = published(*presets)
     return fit(rises(tasks)) if tasks else None
@@ -187,11 +194,11 @@ def tell(states: list[State], law: Law | None) -> None:
     for state in states:
         done = [read_run(probe.out) for probe in state.probes]
         L_probe = float(np.mean([run["losses"]["L_ret"]["mean"] for run in done]))
-        told = "–"
+        place, told = L_probe, "–"
         if law:
-            forecast, low, high = law.forecast(state.L_im, L_probe)
-            told = f"{forecast:.3f} [{low:.3f}, {high:.3f}]" if law.pipelines > 1 else f"{forecast:.3f}"
-        rows.append((L_probe, [str(state.run), f"{state.L_im:.3f}", f"{L_probe:.3f}", told]))
+            place, low, high = law.forecast(state.L_im, L_probe)
+            told = f"{place:.3f}" if np.isnan(low) else f"{place:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append((place, [str(state.run), f"{state.L_im:.3f}", f"{L_probe:.3f}", told]))
     rows.sort(key=lambda row: row[0])
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))

@@ -17,6 +17,7 @@ from run.files import UserError
 RESULTS = Path(__file__).parent / "results"
 SHARES = {"eighth": 1 / 8, "quarter": 1 / 4}                 # of the probe's steps
 QUARTER = "a quarter of Stage 3 on D_pre"
+PART = "part of a Stage 3"              # what the command's probes are
 PROBES = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "L_post"}
 
 
@@ -52,10 +53,11 @@ def describe(lineage: list[dict]) -> dict[str, object]:
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
              "L_pre of θ_post": losses[1]["L_pre"]}
 
-    # The steps of a probe are filled in from its log.
+    # The steps of a probe are filled in from its log. One that the command left unfinished is none.
     course = dict.fromkeys(SHARES, "")
     if lineage[-1]["stage"] == "finetune":
-        return known | {"done": stem(last["ft"]), "rate": last["lr"], "L_post": losses[2]["L_ret"]} | course
+        done = PART if last.get("leave") else stem(last["ft"])
+        return known | {"done": done, "rate": last["lr"], "L_post": losses[2]["L_ret"]} | course
     done = f"noise of γ = {last['gamma']:g}"
     if last.get("back"):
         done = f"{last['back']:g} of the way back to θ_pre"
@@ -104,13 +106,16 @@ def tasks_of(points: list[Point]) -> list[Task]:
     shared = set.intersection(*(set(task.seeds) for task in tasks))
     if not shared:
         raise UserError("no seed has every run of every D_ft and rate, finish the sweep first")
-    return [of_seeds(task, shared) for task in tasks]
+
+    # They are compared by what is known in all of them.
+    everywhere = set.intersection(*(set(task.known) for task in tasks))
+    return [of_seeds(task, shared, everywhere) for task in tasks]
 
 
-def of_seeds(task: Task, kept: set[str]) -> Task:
-    """Keep some seeds of a task."""
+def of_seeds(task: Task, kept: set[str], names: set[str]) -> Task:
+    """Keep some seeds of a task, and what is known by some names."""
     rows = [number for number, seed in enumerate(task.seeds) if seed in kept]
-    known = {name: values[rows] for name, values in task.known.items()}
+    known = {name: values[rows] for name, values in task.known.items() if name in names}
     return task._replace(seeds=[task.seeds[row] for row in rows], known=known, L_ret=task.L_ret[rows])
 
 
@@ -170,10 +175,13 @@ def rises(tasks: list[Task]) -> Rises:
             probe=task.known[QUARTER] - task.known["L_im"],
             measured=task.L_ret - task.known["L_im"],
             pipeline=np.full(seed.shape, task.pipeline),
+            ft=np.full(seed.shape, task.ft),
+            rate=np.full(seed.shape, task.rate),
             seed=seed,
             recipe=recipe,
         ))
-    return Rises(*(np.concatenate([column.ravel() for column in columns]) for columns in zip(*of_tasks)))
+    columns = ([column.ravel() for column in columns] for columns in zip(*of_tasks))
+    return Rises(*map(np.concatenate, columns))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -181,22 +189,46 @@ def rises(tasks: list[Task]) -> Rises:
 
 def published(preset: str) -> list[Task]:
     """Read the tables in results/ that are of a preset."""
-    tables = [read_table(path) for path in sorted(RESULTS.glob("*/forecast.csv"))]
-    return [task for points in tables if points[0]["preset"] == preset for task in tasks_of(points)]
+    tables = {path: read_table(path) for path in sorted(RESULTS.glob("*/forecast.csv"))}
+    return [task for path, points in tables.items() if presets_in(points) == preset
+            for task in tasks_in(path, points)]
+
+
+def presets_in(points: list[Point]) -> str:
+    """Name the preset that points are of, or all of several."""
+    return " and ".join(distinct(points, "preset"))
 
 
 def read_table(path: Path) -> list[Point]:
     """Read the points that a figure wrote; raises UserError if it did not."""
     words = {"run", "preset", "pipeline", "seed", "recipe", "done"}
+    points = []
     try:
         with open(path, newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if row["done"]]
-        points = [{name: text if name in words or not text else float(text) for name, text in row.items()}
-                  for row in rows]
-        tasks_of(points)
+            for row in csv.DictReader(lines):
+                numbers = {name: float(text) for name, text in row.items() if text and name not in words}
+                points.append(row | numbers)
+        if not points or not words <= points[0].keys():
+            raise ValueError("columns")
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise not_a_table(path, error) from error
+    return [point for point in points if point["done"]]
+
+
+def tasks_in(path: Path, points: list[Point]) -> list[Task]:
+    """Line up the points of a file; raises UserError if something in it is missing or no number."""
+    try:
+        tasks = tasks_of(points)
+        for task in tasks:
+            if not all(np.isfinite(values).all() for values in (task.L_ret, *task.known.values())):
+                raise ValueError(str(task))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = type(error).__name__
-        raise UserError(f"{path} is no forecast.csv of the figure ({reason}), name one") from error
-    return points
+    except (ValueError, KeyError, TypeError) as error:
+        raise not_a_table(path, error) from error
+    return tasks
+
+
+def not_a_table(path: Path, error: Exception) -> UserError:
+    """Say that a file is not what the figure wrote."""
+    return UserError(f"{path} is no forecast.csv of the figure ({type(error).__name__}), name one")
