@@ -10,10 +10,10 @@ import pytest
 from experiments import early_exposure, forecast
 from experiments.cost import tokens, value
 from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
-from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation, covered,
-                                         dropped, judge_intervals, left_out, share_of_drop, standardized,
-                                         with_combination)
+from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation, dropped,
+                                         share_of_drop, standardized, with_combination)
 from experiments.forecast.command import d_pre_of, parse, state_of
+from experiments.forecast.intervals import covered, judge_intervals, left_out
 from experiments.forecast.known import QUARTER, Task, describe, of_seeds, read_table, rises, tasks_of
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.points import read_points
@@ -273,7 +273,7 @@ def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatc
              for number in range(3)]
     for ends, told in ((9.5, "seen (3 pipelines)"), (7.5, "not seen (3 pipelines)")):
         forecast = Forecast(L_ret, np.full((1, 10), -1.0), np.full((1, 10), ends))
-        monkeypatch.setattr("experiments.forecast.claims.left_out", lambda some, others, probed=True: {
+        monkeypatch.setattr("experiments.forecast.intervals.left_out", lambda some, others, probed=True: {
             (str(task), task.rate): forecast for task in some})
         cover, _ = judge_intervals(tasks, [])
         share = f"{(ends + 0.5) / 10:.2f}"

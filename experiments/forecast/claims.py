@@ -5,7 +5,6 @@ of the pipelines is judged on the other, both ways round; the table has everythi
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,16 +12,14 @@ from numpy import ndarray
 
 from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
-from experiments.forecast.calibration import Forecast, fit, scaled
-from experiments.forecast.known import (PART, QUARTER, Task, describe, is_probe, published, rises, tasks_of,
-                                        with_course)
+from experiments.forecast.calibration import Forecast
+from experiments.forecast.intervals import judge_intervals, left_out, published_beside
+from experiments.forecast.known import PART, QUARTER, Task, describe, is_probe, tasks_of, with_course
 from experiments.forecast.plan import PLAN
 from experiments.points import Point, distinct
-from experiments.statistics import Estimate, estimate, spearman, verdict
-from run.files import UserError
+from experiments.statistics import estimate, spearman, verdict
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "noise"))
-COVERED = 0.9                # of the L_ret that lie in their 95% intervals, so much or more
 MARKERS = "o^sDv"            # by Stage-3 rate, the lowest first
 CHEAP = ("noise", "0.5 of the way back", "an eighth")        # how the names of these kinds begin
 COMBINED = "noise, way back and an eighth, combined"
@@ -111,39 +108,6 @@ def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
     return rows
 
 
-def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
-    """Judge the intervals of all pipelines that are known: rows of `drawing.VERDICTS`.
-
-    A statistic is one number a pipeline, not a seed: the runs of one share by how much they are missed.
-    """
-    every = [*tasks, *others]
-    forecasts, unprobed = left_out(every, []), left_out(every, [], probed=False)
-    pipelines = sorted({task.pipeline for task in every})
-    where, claim = f"{len(pipelines)} pipelines", f"95% intervals cover {COVERED:.0%}"
-    if any(np.isnan(forecast.low).any() for forecast in forecasts.values()):
-        return [[claim, where, "of so few there are none", "–", "not judged"]]
-
-    # In each, means over D_ft, rates, seeds and recipes.
-    inside, narrower = [], []
-    for pipeline in pipelines:
-        there = [(task, (str(task), task.rate)) for task in every if task.pipeline == pipeline]
-        inside.append(np.mean([covered(task, forecasts[key]) for task, key in there]))
-        narrower.append(np.mean([np.log(width(task, unprobed[key]) / width(task, forecasts[key]))
-                                 for task, key in there]))
-
-    above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
-    shares = ", ".join(f"{share:.2f}" for share in inside)
-    times = f"{narrower.exponential():.1f}"
-    return [[claim, where, f"share of L_ret inside: {shares}", above.shown_p(), of_pipelines(above)],
-            ["the probe makes them narrower", where, f"without it they are {times} times as wide",
-             narrower.shown_p(), of_pipelines(narrower)]]
-
-
-def of_pipelines(found: Estimate) -> str:
-    """Say whether a claim is seen whose statistic is a number a pipeline."""
-    return verdict(found).replace("seed", "pipeline")
-
-
 def draw_task(axis, task: Task, forecast: Forecast, marker: str) -> None:
     """Draw the runs of one Stage 3: forecast against measured, over seeds; unmixed ones are open."""
     axis.plot([], [], marker, markersize=4, color="grey", label=f"Stage 3 at rate {task.rate:g}")
@@ -162,7 +126,7 @@ def draw_task(axis, task: Task, forecast: Forecast, marker: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Ranks, choices, coverage
+# Ranks and choices
 
 def by_name(tasks: list[Task]) -> dict[str, list[Task]]:
     """Bring the rates of Stage 3 together: tasks by pipeline and D_ft."""
@@ -256,60 +220,6 @@ def standardized(values: ndarray) -> ndarray:
     """Measure (seeds, n) from its mean over recipes, in its standard deviations."""
     centred = values - values.mean(axis=1, keepdims=True)
     return centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
-
-
-def published_beside(tasks: list[Task], preset: str) -> list[Task]:
-    """Read what is published of other pipelines at this preset."""
-    ours = {task.pipeline for task in tasks}
-    return [task for task in published(preset) if task.pipeline not in ours]
-
-
-def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> dict[tuple[str, float], Forecast]:
-    """Forecast every run of tasks by a law that has seen nothing of it: by name and rate, (seeds, n) each.
-
-    Its pipeline, its D_ft and its recipe are left out, and its seed where a pipeline has others. If not
-    `probed` the law knows the rate of Stage 3, but no probe. Raises UserError if nothing is left.
-    """
-    known = rises([*tasks, *others])
-    seeds = {pipeline: set(known.seed[known.pipeline == pipeline]) for pipeline in np.unique(known.pipeline)}
-    alone = np.array([len(seeds[pipeline]) == 1 for pipeline in known.pipeline])
-    if not probed:
-        known = known._replace(probe=np.zeros_like(known.probe))
-
-    @cache
-    def law(pipeline, ft, rate, seed, recipe):
-        unseen = (known.pipeline != pipeline) & (known.ft != ft) & (known.recipe != recipe)
-        unseen &= (known.seed != seed) | alone
-        if not probed:
-            unseen &= known.rate == rate
-        if not unseen.any():
-            raise UserError("a forecast is judged after a D_post, before a D_ft and of a recipe that it was "
-                            "not fitted to, add runs of others")
-        return fit(known.where(unseen))
-
-    # With a probe one law is for all rates.
-    forecasts = {}
-    for task in tasks:
-        L_im = task.known["L_im"]
-        L_probe = task.known[QUARTER] if probed else L_im
-        rate = task.rate if not probed else None
-        rows = []
-        for i, seed in enumerate(task.seeds):
-            rows.append([law(task.pipeline, task.ft, rate, seed, recipe).forecast(L_im[i, k], L_probe[i, k])
-                         for k, recipe in enumerate(task.recipes)])
-        forecasts[str(task), task.rate] = Forecast(*np.moveaxis(np.array(rows), -1, 0))
-    return forecasts
-
-
-def covered(task: Task, forecast: Forecast) -> ndarray:
-    """Tell which share of a seed's L_ret lie in their intervals: (seeds,)."""
-    return ((forecast.low <= task.L_ret) & (task.L_ret <= forecast.high)).mean(axis=1)
-
-
-def width(task: Task, forecast: Forecast) -> ndarray:
-    """Measure how wide a seed's intervals are, (seeds,), as the law sees rises: large ones by logarithm."""
-    low, high = (scaled(end - task.known["L_im"]) for end in (forecast.low, forecast.high))
-    return (high - low).mean(axis=1)
 
 
 FIGURES = {"forecast": Figure("L_ret as forecast before Stage 3, and as measured after it", PLAN, Forecasts(),
