@@ -204,7 +204,10 @@ def jobs_at_once(runs: Sequence[Planned], asked: int | None, processes: int) -> 
 
 
 def threads(at_once: int) -> int:
-    """Share out the cores among so many processes at once."""
+    """Share out the cores among so many processes at once, where OMP_NUM_THREADS does not say it."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
     return max(1, cores() // at_once)
 
 

@@ -14,7 +14,7 @@ from experiments import early_exposure
 from experiments.early_exposure import CORPORA, PLANS, SETTINGS
 from experiments.points import stem
 from experiments.sweep import (HOUSE, Sweep, command, environment, expand, folder_name, last_lines, plan,
-                               require_same, with_further_seeds)
+                               require_same, threads, with_further_seeds)
 from run.files import UserError
 from tests.finished_runs import finish
 from tests.processes import Forked
@@ -157,6 +157,8 @@ def test_runs_share_the_gpus_and_the_cores(monkeypatch):
     shares = [environment(slot, 2, 2, Path("out")) for slot in range(2)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0,1", "2,3"]
     assert {share["OMP_NUM_THREADS"] for share in shares} == {"2"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert environment(0, 2, 2, Path("out"))["OMP_NUM_THREADS"] == "3" and threads(4) == 3    # what is priced, too
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1")
     assert environment(1, 4, 1, Path("out"))["CUDA_VISIBLE_DEVICES"] == "5"
     assert environment(0, 1, 2, Path("out"))["CUDA_VISIBLE_DEVICES"] == "7,5,3,1"    # alone it has them all
