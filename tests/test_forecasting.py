@@ -11,7 +11,7 @@ from experiments import early_exposure, forecast
 from experiments.cost import tokens, value
 from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
 from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation, dropped,
-                                         share_of_drop, standardized, with_combination)
+                                         lam_told, share_of_drop, standardized, with_combination)
 from experiments.forecast.command import d_pre_of, parse, state_of
 from experiments.forecast.intervals import covered, judge_intervals, left_out
 from experiments.forecast.known import QUARTER, Task, describe, of_seeds, read_table, rises, tasks_of
@@ -225,8 +225,8 @@ def test_a_forecast_is_of_a_law_that_saw_nothing_of_the_run():
     tasks = []
     for number in range(4):
         known = {"L_im": L_im, QUARTER: 1 + probe}
-        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1", "2"], recipes, np.zeros(3), known,
-                          L_ret=1 + 2 * probe))
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1", "2"], recipes, np.zeros(3), recipes,
+                          known, L_ret=1 + 2 * probe))
     tasks.append(tasks[-1]._replace(ft="ft 0"))
     wild = [task._replace(L_ret=task.L_ret.copy()) for task in tasks]
     for task in (wild[0], wild[-1]):
@@ -261,15 +261,21 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     """λ 1 keeps more throughout, and within each λ the order is turned round."""
     known, L_ret = np.array([[1.0, 2, 3, 7, 8, 9]]), np.array([[3.0, 2, 1, 9, 8, 7]])
     lams = np.array([1, 1, 1, 0, 0, 0])
-    one = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 6, lams, {"L_im": known}, L_ret)
+    one = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 6, lams, list("abcabc"), {"L_im": known}, L_ret)
     assert correlation(one, "L_im", within=True) == pytest.approx([-1])
     assert correlation(one, "L_im", within=False) > 0.5
+
+    # Of recipes a, b and c, λ 1 is told to keep more in all three, and of the wrong one in none.
+    assert lam_told(one, "L_im").tolist() == [1]
+    turned = one._replace(known={"L_im": np.array([[1.0, 8, 9, 7, 2, 3]])})
+    assert lam_told(turned, "L_im") == pytest.approx([1 / 3])
+    assert np.isnan(lam_told(one._replace(stages_2=list("abcdef")), "L_im")).all()
 
 
 def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatch):
     """Each pipeline is one number, however many runs it has."""
     L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10))}
-    tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), known, L_ret)
+    tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), [], known, L_ret)
              for number in range(3)]
     for ends, told in ((9.5, "seen (3 pipelines)"), (7.5, "not seen (3 pipelines)")):
         forecast = Forecast(L_ret, np.full((1, 10), -1.0), np.full((1, 10), ends))
@@ -288,7 +294,7 @@ def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
             known = {"L_im": np.ones((1, 6)), QUARTER: np.full((1, 6), 1 + rise)}
             L_ret = 1 + rise * np.exp(0.3 * rng.standard_normal((1, 6)))
             tasks.append(Task(f"web → {number}", f"ft {number}", rate, ["1"], list("abcdef"), np.zeros(6),
-                              known, L_ret))
+                              [], known, L_ret))
     _, narrower = judge_intervals(tasks, [])
     assert narrower[-1].startswith("not seen")
 
@@ -302,7 +308,7 @@ def test_what_is_chosen_on_one_half_is_judged_on_the_other():
         names = ("L_im", "noise of γ = 0.2", "0.5 of the way back to θ_pre", "an eighth of Stage 3 on D_pre")
         known = {name: rng.normal(size=(1, 9)) for name in names} | {best: L_ret}
         known["Stage 3 on another D_ft"] = L_ret                         # which is no choice
-        tasks.append(Task(pipeline, "chem", 1e-3, ["1"], ["r"] * 9, np.zeros(9), known, L_ret))
+        tasks.append(Task(pipeline, "chem", 1e-3, ["1"], ["r"] * 9, np.zeros(9), [], known, L_ret))
     (one, judged_one), (other, judged_other) = chosen_elsewhere(tasks)
     assert (one, other) == ("L_im", "noise of γ = 0.2")
     assert [str(task) for task in judged_one + judged_other] == ["web → music → chem", "web → chat → chem"]
@@ -314,7 +320,7 @@ def test_the_combination_is_fitted_to_other_tasks_only():
     rng = np.random.default_rng(0)
     a, b, c = rng.normal(size=(3, 1, 9))
     kinds = {"noise of γ = 0.2": a, "0.5 of the way back to θ_pre": b, "an eighth of Stage 3 on D_pre": c}
-    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), kinds, standardized(L_ret))
+    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), [], kinds, standardized(L_ret))
              for pipeline, ft, L_ret in (("web → music", "chem", a), ("web → chat", "chem", b),
                                          ("web → chat", "music", b))]
     music, chat, _ = with_combination(tasks)

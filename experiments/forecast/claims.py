@@ -5,6 +5,7 @@ of the pipelines is judged on the other, both ways round; the table has everythi
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -63,11 +64,14 @@ class Forecasts(NamedTuple):
         forecasts = left_out(tasks, published_beside(tasks, points[0]["preset"]))
         tasks = [task._replace(known=task.known | {"the forecast": forecasts[str(task), task.rate].value})
                  for task in with_combination(tasks)]
-        rows = [["where", "known before Stage 3", "Spearman", "within λ", "of the possible drop in L_ret"]]
+        rows = [["where", "known before Stage 3", "Spearman", "within λ", "λ told at equal Stage 2",
+                 "of the possible drop in L_ret"]]
         for where, some in by_name(tasks).items():
             for name in some[0].known:
                 ranked, alike = (estimate(over_rates(some, name, within)) for within in (False, True))
-                rows.append([where, name, f"{ranked:.2f}", f"{alike:.2f}", share_of_drop(some, name)])
+                told = estimate(np.mean([lam_told(task, name) for task in some], axis=0))
+                rows.append([where, name, f"{ranked:.2f}", f"{alike:.2f}", f"{told:.2f}",
+                             share_of_drop(some, name)])
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
@@ -172,6 +176,19 @@ def correlation(task: Task, name: str, within: bool) -> ndarray:
         return spearman(known, task.L_ret)
     alike = [task.lams == lam for lam in np.unique(task.lams)]
     return np.mean([spearman(known[:, some], task.L_ret[:, some]) for some in alike], axis=0)
+
+
+def lam_told(task: Task, name: str) -> ndarray:
+    """Tell in which share of pairs that differ in λ only what is known orders them as L_ret does: (seeds,).
+
+    Half is what chance does; nan where there are no pairs.
+    """
+    right = []
+    for (i, one), (j, other) in combinations(enumerate(task.stages_2), 2):
+        if one == other and task.lams[i] != task.lams[j]:
+            by_known, by_L_ret = (values[:, i] < values[:, j] for values in (task.known[name], task.L_ret))
+            right.append(by_known == by_L_ret)
+    return np.mean(right, axis=0) if right else np.full(len(task.seeds), np.nan)
 
 
 def dropped(task: Task, name: str) -> ndarray:
