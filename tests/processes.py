@@ -49,6 +49,9 @@ class Forked:
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
 
 def popen(words: list[str], stdout, stderr, env: dict[str, str]) -> Forked:
     """Do what a sweep asks of `subprocess.Popen`."""

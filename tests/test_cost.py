@@ -1,5 +1,6 @@
 """What a plan will take, by hand; and the measurement of the step that it is reckoned with."""
 
+import os
 import tempfile
 from argparse import Namespace
 from dataclasses import replace
@@ -15,6 +16,7 @@ from experiments.sweep import plan
 from model import GPT, configure
 from run.files import UserError
 from tests.conftest import SMALL
+from tests.processes import ROOT, Forked
 
 CORPORA = {"pre": "web", "post": "music", "ft": "chem"}
 
@@ -108,13 +110,14 @@ def test_a_killed_run_is_resumed_and_compared(stage, monkeypatch):
     """What is to be killed is a process; the rest runs here, where it starts at once."""
     short = {"pretrain": "--tokens 30k --save-every 20", "posttrain": "--max-tokens 30k --save-every 20"}
     monkeypatch.setattr(trials, "SHORT", {name: f"{SMALL[name]} {flags}" for name, flags in short.items()})
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started = []
 
     def run_here(name: str, flags: str) -> None:
         started.append((name, "--resume" in flags))
         assert stage(name, flags, settings="").status == 0
     monkeypatch.setattr(trials, "run", run_here)
+    monkeypatch.setattr(trials, "start", lambda name, flags: Forked([str(ROOT / f"{name}.py"), *flags.split()],
+                                                                    dict(os.environ)))
     answer = trials.resumed(torch.device("cpu"))
     assert answer == "all three stages, each killed by SIGKILL and resumed, are bit-equal"
     assert started == [(name, resumed) for name in short for resumed in (False, True)]
