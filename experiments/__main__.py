@@ -95,9 +95,11 @@ def names_runs(words: list[str]) -> bool:
 
     Who asks for help is told of runs, which the help of figures does not tell.
     """
-    finished = any(Path(word, "run.json").exists() for word in words)
-    asked = words in (["-h"], ["--help"])
-    return asked or bool(words) and (not words[0].startswith("-") or finished and "--runs" not in words)
+    if not words or "--runs" in words:
+        return False
+    if words in (["-h"], ["--help"]) or not words[0].startswith("-"):
+        return True
+    return any(Path(word, "run.json").exists() for word in words)
 
 
 def by_figure() -> dict[str, ModuleType]:

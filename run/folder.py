@@ -195,15 +195,20 @@ def _held(out: Path) -> set[str]:
 
 def _require_same(out: Path, state: str, held: Identity, wanted: Identity, way_out: str) -> None:
     """Raise UserError, saying how they differ, unless a folder holds the run that is wanted."""
+    # What it was made with is told by its own flags.
     differing = []
     held_args = SINCE | held.args
     for name, value in wanted.args.items():
         if held_args.get(name) != value:
             differing.append(f"--{name.replace('_', '-')} {held_args.get(name)}")
+
+    # Of many the first three are enough to see that it is another.
+    if len(differing) > 3:
+        differing = differing[:2] + [f"{differing[2]} and {len(differing) - 3} other flags"]
+
+    # The first difference explains the others.
     if held.stage != wanted.stage:
         how = ""
-    elif len(differing) > 3:
-        how = f" with {', '.join(differing[:3])} and {len(differing) - 3} other flags"
     elif differing:
         how = f" with {', '.join(differing)}"
     elif held.lineage != wanted.lineage:

@@ -104,7 +104,7 @@ def become(words: list[str], environment: dict[str, str], folder: str, printed: 
         runpy.run_path(words[0], run_name="__main__")
         status = 0
     except SystemExit as end:
-        status = end.code or 0
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
 

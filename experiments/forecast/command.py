@@ -132,16 +132,20 @@ def state_of(run: Path, args: Namespace) -> State:
     seed = lineage[-1]["args"]["seed"]
     parent = Planned(lineage[-1]["stage"], (("--preset", first["preset"]), *sizes), seed, run, parent=None)
 
-    # A quarter of a Stage 3 is its first steps, on its own schedule.
+    # What is feared is a Stage 3 from here.
     feared = Planned("finetune", tuple(stage_3(args)), seed, run, parent)
     context = first.get("context") or PRESETS[first["preset"]]["context"]
     batch = int(value(feared, "--batch"))
     steps = math.ceil(whole_sequences(int(value(feared, "--tokens")), context) / batch)
+
+    # A quarter of it is its first steps, on its own schedule.
     taken = max(1, round(args.share * steps))
     begun = [(flag, word) for flag, word in stage_3(args) if flag != "--tokens"]
     begun += [("--tokens", str(taken * batch * context)), ("--leave", str(steps - taken))]
     if first.get("text_field") and not args.probe:
         begun.append(("--text-field", first["text_field"]))
+
+    # A probe a corpus, in a folder that no other run's probes have.
     probes = []
     for corpus in args.probe or [d_pre_of(lineage[0], run)]:
         find_source(corpus)                              # what is not there is said now
@@ -169,8 +173,12 @@ def d_pre_of(first: dict, run: Path) -> str:
 
 def stage_3(args: Namespace) -> list[tuple[str, str]]:
     """Write what was said of the Stage 3 that is feared, as its flags."""
-    return [(f"--{name}", f"{getattr(args, name):g}" if name == "lr" else str(getattr(args, name)))
-            for name in ("lr", "tokens") if getattr(args, name)]
+    said = []
+    if args.lr:
+        said.append(("--lr", f"{args.lr:g}"))
+    if args.tokens:
+        said.append(("--tokens", str(args.tokens)))
+    return said
 
 
 def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None:
@@ -190,6 +198,7 @@ def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None
 
 def tell(states: list[State], law: Law | None) -> None:
     """Print the runs, the one that will keep most first, and what it took to know."""
+    # Their places are those of their forecasts, without a law of D_post's loss after the probe.
     rows = []
     for state in states:
         done = [read_run(probe.out) for probe in state.probes]
