@@ -21,7 +21,7 @@ from types import ModuleType
 import pretrain
 from data.sources import find_source
 from data.tokens import load_tokenizer, open_corpus
-from experiments import early_exposure, forecast, linear, overtraining, replay
+from experiments import early_exposure, forecast, linear, overtraining, reasons, replay
 from experiments.cost import cost, tokens
 from experiments.drawing import VERDICTS, Figure, draw
 from experiments.forecast.command import main as forecast_runs
@@ -32,7 +32,7 @@ from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
 from run.report import table
 
-PAPERS = [early_exposure, overtraining, replay, linear, forecast]
+PAPERS = [early_exposure, reasons, overtraining, replay, linear, forecast]
 
 
 def main() -> None:

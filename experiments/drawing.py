@@ -93,7 +93,8 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
                                 "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
     rows, columns = figure.kind.shape(points)
     width, height = figure.panel
-    canvas = Canvas(figsize=(width * columns, height * rows), layout="constrained")
+    width *= columns
+    canvas = Canvas(figsize=(width, height * rows), dpi=min(110, 1200 / width), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False)
     figure.kind.draw(points, axes)
     canvas.suptitle(figure.title, fontsize=10)
@@ -104,10 +105,14 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             labelled[label] = handle
     if labelled:
-        across = max(1, int(canvas.get_figwidth() / 2.2))
+        across = max(1, int(width / 2.2))
         canvas.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=min(4, across))
+
+    # savefig draws everything once more where there is a layout left to be made.
+    canvas.get_layout_engine().execute(canvas)
+    canvas.set_layout_engine("none")
     with atomic(picture) as file:
-        canvas.savefig(file, dpi=min(110, 1200 / canvas.get_figwidth()), format=picture.suffix[1:])
+        canvas.savefig(file, format=picture.suffix[1:])
 
 
 def write_points(points: list[Point], path: Path) -> None:

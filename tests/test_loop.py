@@ -388,9 +388,12 @@ def test_one_rank_of_torchrun_exchanges_with_itself_and_changes_nothing(stage, s
         torch.testing.assert_close(weights("rank")[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_an_error_of_rank_0_is_said_once(torchrun):
-    pair = torchrun("pretrain", "--pre none.jsonl")
-    assert pair.status != 0 and pair.err.count("error: no corpus 'none.jsonl'") == 1
+def test_an_error_of_all_ranks_is_said_by_rank_0_in_time_for_torchrun_to_end_the_others(start_ranks):
+    first, other = start_ranks(2, "pretrain", "--pre none.jsonl")
+    _, err = first.communicate()
+    assert first.returncode == 2 and err.startswith("error: no corpus 'none.jsonl'")
+    other.terminate()
+    assert other.communicate()[1] == ""
 
 
 @pytest.mark.parametrize("fault, says", [

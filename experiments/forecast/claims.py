@@ -78,13 +78,14 @@ class Forecasts(NamedTuple):
         """Draw a row of panels for every pipeline, every run with its interval."""
         tasks = tasks_of(points)
         forecasts = left_out(tasks, published_beside(tasks, points[0]["preset"]))
+        markers = dict(zip(sorted({task.rate for task in tasks}), MARKERS))
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             of_pipeline = by_name([task for task in tasks if task.pipeline == pipeline])
             for axis in row[len(of_pipeline):]:
                 axis.set_axis_off()
             for (where, some), axis in zip(of_pipeline.items(), row):
-                for task, marker in zip(some, MARKERS):
-                    draw_task(axis, task, forecasts[where, task.rate], marker)
+                for task in some:
+                    draw_task(axis, task, forecasts[where, task.rate], markers[task.rate])
 
                 # What is forecast exactly is on the diagonal.
                 every = np.concatenate([task.L_ret for task in some])
@@ -92,6 +93,7 @@ class Forecasts(NamedTuple):
                 axis.plot(span, span, color="grey", linewidth=0.8, label="forecast = measured")
                 axis.set(title=where, xlim=span, ylim=span, xlabel="forecast L_ret (nats per token)",
                          ylabel="measured L_ret (nats per token)")
+        explain(axes[0, 0], markers, [recipe for task in tasks for recipe in task.recipes])
 
 
 def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
@@ -114,19 +116,29 @@ def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
 
 def draw_task(axis, task: Task, forecast: Forecast, marker: str) -> None:
     """Draw the runs of one Stage 3: forecast against measured, over seeds; unmixed ones are open."""
-    axis.plot([], [], marker, markersize=4, color="grey", label=f"Stage 3 at rate {task.rate:g}")
     for k, recipe in enumerate(task.recipes):
         value, low, high = (part[:, k] for part in forecast)
-        name = recipe.partition(",")[0]
-        colour = {str(one): colour for one, colour in COLOURS.items()}.get(name, "grey")
-        if "LoRA" in name:
-            colour = WITH_LORA
-        filled = "none" if name.startswith("unmixed") else colour
-        axis.hlines(task.L_ret[:, k], low, high, color=colour, alpha=0.12, linewidth=0.8)
-        axis.plot(value, task.L_ret[:, k], marker, markersize=4, color=colour, markerfacecolor=filled)
+        look = look_of(recipe)
+        axis.hlines(task.L_ret[:, k], low, high, color=look["color"], alpha=0.12, linewidth=0.8)
+        axis.plot(value, task.L_ret[:, k], marker, **look)
 
-        # In the legend a recipe is a square, whatever the rate.
-        axis.plot([], [], "s", markersize=4, color=colour, markerfacecolor=filled, label=name)
+
+def look_of(recipe: str) -> dict[str, object]:
+    """Choose the colour of a recipe's marks, and whether they are filled."""
+    name = recipe.partition(",")[0]
+    colour = {str(one): colour for one, colour in COLOURS.items()}.get(name, "grey")
+    if "LoRA" in name:
+        colour = WITH_LORA
+    filled = "none" if name.startswith("unmixed") else colour
+    return {"markersize": 4, "color": colour, "markerfacecolor": filled}
+
+
+def explain(axis, markers: dict[float, str], recipes: list[str]) -> None:
+    """Put into the legend what marks mean: their shape the rate of Stage 3, their colour the recipe."""
+    for rate, marker in markers.items():
+        axis.plot([], [], marker, markersize=4, color="grey", label=f"Stage 3 at rate {rate:g}")
+    for recipe in dict.fromkeys(recipe.partition(",")[0] for recipe in recipes):
+        axis.plot([], [], "s", label=recipe, **look_of(recipe))
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,15 @@
+"""The runs of the figures, in the words of `experiments/early_exposure/plan.py`: its own, and one thing changed."""
+
+from experiments import early_exposure
+
+CORPORA = {"toy": early_exposure.CORPORA["toy"]}
+PLANS = {
+    "repeated": [       # a quarter of D_post, which the same Stage 2 reads four times as often
+        "pretrain --pre $pre --post $post --lam 1 $few | posttrain $sweep | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam 1 $few | posttrain $dropout | finetune --ft $ft $rates"],
+    "longer": [         # a Stage 2 four times as long
+        "pretrain --pre $pre --post $post --lam {0,0.5,1} | posttrain $fixed $long | finetune --ft $ft $rate"],
+    "foreign": [        # by --corpora, which bring a D_pre that is less like D_post
+        "pretrain --pre $pre --post $other --lam {0,1} | posttrain $sweep | finetune --ft $post $rates"],
+}
+SETTINGS = {"toy": early_exposure.SETTINGS["toy"] | {"few": "--post-tokens 55k", "long": "--max-tokens 4M"}}
