@@ -1,4 +1,4 @@
-"""Why claims of Feng et al. (2026) that are not seen are not seen: the same runs, with the suspected cause changed."""
+"""Why claims of Feng et al. (2026) are not seen: the same runs, with the suspected cause changed."""
 
 from experiments.reasons.claims import FIGURES
 from experiments.reasons.plan import CORPORA, SETTINGS

@@ -1,8 +1,8 @@
-"""The claims of `experiments/early_exposure/claims.py` once more, of runs in which a suspected cause is changed."""
+"""The claims of `experiments/early_exposure/claims.py`, of runs in which a suspected cause is changed."""
 
 from experiments.drawing import Figure
-from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, MIXED_DROPOUT, MIXING, UNMIXED,
-                                               against_lam, describe, frontiers, judge_full)
+from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, MIXED_DROPOUT, MIXING,
+                                               UNMIXED, against_lam, describe, frontiers, judge_full)
 from experiments.frontiers import Pair
 from experiments.reasons.plan import PLANS
 

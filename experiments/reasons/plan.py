@@ -1,4 +1,4 @@
-"""The runs of the figures, in the words of `experiments/early_exposure/plan.py`: its own, and one thing changed."""
+"""The runs of the figures: those of `experiments/early_exposure/plan.py`, in its words, with one change each."""
 
 from experiments import early_exposure
 
@@ -8,7 +8,8 @@ PLANS = {
         "pretrain --pre $pre --post $post --lam 1 $few | posttrain $sweep | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam 1 $few | posttrain $dropout | finetune --ft $ft $rates"],
     "longer": [         # a Stage 2 four times as long
-        "pretrain --pre $pre --post $post --lam {0,0.5,1} | posttrain $fixed $long | finetune --ft $ft $rate"],
+        "pretrain --pre $pre --post $post --lam {0,0.5,1} | posttrain $fixed $long "
+        "| finetune --ft $ft $rate"],
     "foreign": [        # by --corpora, which bring a D_pre that is less like D_post
         "pretrain --pre $pre --post $other --lam {0,1} | posttrain $sweep | finetune --ft $post $rates"],
 }
