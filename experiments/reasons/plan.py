@@ -1,4 +1,4 @@
-"""The runs of the figures: those of `experiments/early_exposure/plan.py`, in its words, with one change each."""
+"""The runs of the figures: those of `early_exposure/plan.py`, in its words, with one change each."""
 
 from experiments import early_exposure
 
