@@ -82,7 +82,8 @@ class Comparison(NamedTuple):
     """By how much one recipe's frontier is better than another's, over the seeds that both have."""
     gap: Estimate                  # in L_ret at the view's other loss matched, nats
     log_ratio: Estimate            # logarithm of the ratio of hypervolumes
-    wins: list[bool]               # of each seed
+    gaps: list[float]              # of each seed, nan where there is none
+    wins: list[bool]               # likewise
     verdict: str
 
 
@@ -120,7 +121,7 @@ def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
     gap = estimate(gaps)
     log_ratio = estimate(log_ratios)
     also = all(wins) if np.isnan(gap.value) else True
-    return Comparison(gap, log_ratio, wins, verdict(gap, log_ratio, also=also))
+    return Comparison(gap, log_ratio, gaps, wins, verdict(gap, log_ratio, also=also))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -152,6 +153,7 @@ class Frontiers(NamedTuple):
     published: Callable[[str, str, Sequence[Hashable], Hashable, View], ndarray | None]
     # (preset, pipeline, column, recipe, view) → the paper's line, (n, 2)
     key_loss: str = "L_ret"                                  # in which the gap is measured
+    judge_together: Callable[[list[Point]], list[list[str]]] = lambda points: []   # further verdicts, of all
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of.
@@ -205,7 +207,7 @@ class Frontiers(NamedTuple):
                 for view in self.views:
                     compared = compare(better, worse, view, self.key_loss)
                     rows.append([claim, f"{pipeline}, ({', '.join(view)})", *told(compared, self.key_loss)])
-        return rows
+        return rows + self.judge_together(points)
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate the lowest losses of every recipe, under a header."""

@@ -36,7 +36,8 @@ def sweep_of_shares(root, seeds=3, **settings):
             write_run(Path(root, f"lam{lam}-seed{seed}"), losses, lam=lam, seed=seed, **settings)
 
 
-def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2, preset="toy"):
+def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2, preset="toy",
+                post_tokens=150_000):
     """Write runs of a recipe at three Stage-3 rates, its L_ret lower by `saved` at each."""
     settings = {"lam": 0.0 if recipe.startswith("unmixed") else 1.0, "lora": "LoRA" in recipe,
                 "dropout": 0.05 * ("dropout" in recipe), "replay": 0.05 * ("replay" in recipe)}
@@ -45,7 +46,8 @@ def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2,
             name = f"{recipe}-{pipeline[2]}-{seed}-{lr}".replace(" ", "")
             kept = 1.5 + 0.3 * k - saved + 0.01 * seed
             write_run(Path(root, name), {"L_ft": 2 - 0.2 * k, "L_ret": kept, "L_pre": 1.5 - 0.1 * k},
-                      stage3_lr=lr, seed=seed, preset=preset, corpora=pipeline, **settings)
+                      stage3_lr=lr, seed=seed, preset=preset, corpora=pipeline, post_tokens=post_tokens,
+                      **settings)
 
 
 # ---- runs of a plan, whatever its chains

@@ -172,8 +172,9 @@ def published_points(recipe, view):
 def test_the_papers_figure_2_bears_its_claim_out():
     view = "L_ft", "L_ret"
     mixed, unmixed = published_points("mixed", view), published_points("unmixed", view)
-    gap, log_ratio, wins, word = compare(mixed, unmixed, view)
-    assert wins == [True] and word == "seen (1 seed)" and gap.value > 0.05 and log_ratio.value > 0
+    compared = compare(mixed, unmixed, view)
+    assert compared.wins == [True] and compared.verdict == "seen (1 seed)"
+    assert compared.gap.value > 0.05 and compared.log_ratio.value > 0
     assert compare(unmixed, mixed, view).verdict == "not seen (1 seed)"
 
 

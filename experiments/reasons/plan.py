@@ -4,7 +4,9 @@ from experiments import early_exposure
 
 CORPORA = {"toy": early_exposure.CORPORA["toy"]}
 PLANS = {
-    "repeated": [       # a quarter of D_post, which the same Stage 2 reads four times as often
+    "repeated": [       # a quarter of D_post, which Stage 2 reads up to four times as often
+        "pretrain --pre $pre --post $post --lam 1 | posttrain $sweep | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam 1 | posttrain $dropout | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam 1 $few | posttrain $sweep | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam 1 $few | posttrain $dropout | finetune --ft $ft $rates"],
     "longer": [         # a Stage 2 four times as long
