@@ -142,7 +142,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser = Parser(__doc__)
     figures = sorted(by_figure())
     papers = [folder_of(paper) for paper in PAPERS]
-    parser.add_argument("name", choices=(*figures, *papers, "all"), help="figure, or all of a paper, or all")
+    parser.add_argument("name", choices=[*dict.fromkeys([*figures, *papers, "all"])],
+                        help="figure, or all of a paper, or all")
 
     # At which size, of what, how often, and by how many at once.
     parser.add_argument("--preset", choices=pretrain.DEFAULTS["preset"], default="toy",
