@@ -19,7 +19,7 @@ from data.stream import Interleaved, count_for_share, whole_sequences
 from data.tokens import fingerprint, load_tokenizer, open_corpus
 from model import GPT, PRESETS, SIZES, configure
 from run import ranks
-from run.files import UserError, refusing
+from run.files import refusing
 from run.flags import Parser, add_stage_flags, count, launch, positive, rate, share
 from run.loop import Run
 from run.report import say
@@ -49,14 +49,14 @@ def main():
         return
 
     # The seed decides the initial weights, unless --weights does; later randomness depends on (seed, step).
-    if args.weights and not Path(args.weights).is_dir():
-        raise UserError(f"--weights {args.weights} is no folder, give one with config.json")
+    if args.weights:
+        from hf.folder import read_config, read_model   # which nothing else needs
+        read_config(Path(args.weights))                 # what is no such folder is told before its tokenizer
     tokenizer = load_tokenizer(args.tokenizer)
     with refusing(ValueError):
         config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})
     torch.manual_seed(args.seed)
     if args.weights:
-        from hf.folder import read_model                # which nothing else needs
         model = read_model(args.weights, config.context, tokenizer.n_vocab)
     else:
         model = GPT(config)

@@ -50,6 +50,8 @@ READERS = {".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json",
            ".parquet": "parquet"}
 BY_LINES = {".txt", ".jsonl", ".ndjson"}   # are read here, all others by `datasets`
 UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
+TRAIN = {"train", "training"}              # words in the names of a data set's files, as for `datasets`
+HELD_OUT = {"test", "testing", "valid", "validation", "dev", "eval", "evaluation"}
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, UTF-8 and tokenizers cannot
 TEXT_FIELDS = [  # the first that a row has are read, of several the last is the completion
     ("text",), ("prompt", "completion"), ("instruction", "input", "output"), ("instruction", "output"),
@@ -114,10 +116,10 @@ class Source:
                 if not fields:
                     shown = shown or row
                     continue
-                used[fields] = used.get(fields, 0) + 1
                 joined = join_fields(row, fields)
                 text, halves = mend(joined.text)
                 mended += halves
+                used[fields] = used.get(fields, 0) + bool(text)
                 if text:
                     yield Text(text, joined.completion)
 
@@ -229,9 +231,8 @@ def is_data_set(root: Path) -> bool:
     if card.is_file() and "\nconfigs:" in card.read_text(errors="replace"):
         return True
     names = [path.name.lower() for path in readable(root)]
-    trains = [name for name in names if "train" in name]
-    others = [name for name in names if re.search(r"test|valid|\bdev\b|\beval\b", name)]
-    return bool(trains and others)
+    words = {word for name in names for word in re.split("[^a-z]+", name)}
+    return bool(words & TRAIN and words & HELD_OUT)
 
 
 def local_files(name: str, root: Path) -> tuple[Path, ...]:

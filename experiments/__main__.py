@@ -204,10 +204,11 @@ def corpora_of(paper: ModuleType, args: Namespace) -> dict[str, str]:
 
 
 def runs_of(paper: ModuleType, name: str, args: Namespace, seeds: int, root: Path) -> list[Planned]:
-    """Plan the runs of a figure; raises UserError if a corpus is not there."""
+    """Plan the runs of a figure; raises UserError if a corpus that they may need is not there."""
     corpora = corpora_of(paper, args)
-    for corpus in corpora.values():
-        find_source(corpus)                              # what is not there is said now, not at its turn
+    if args.only != "draw":
+        for corpus in corpora.values():
+            find_source(corpus)                          # what is not there is said now, not at its turn
     lines = paper.FIGURES[name].lines(args.preset)
     return plan(lines, args.preset, paper.SETTINGS[args.preset], corpora, seeds, root)
 

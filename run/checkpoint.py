@@ -70,11 +70,12 @@ def read_progress(path: Path) -> tuple[Checkpoint, Progress]:
 
 def _read(path: Path, mmap: bool) -> dict:
     """Read the parts of either file; raises UserError if it is neither."""
-    # What is not there yet may only lack its end.
+    # What is not there yet may only lack its end. What has its record may have been packed without weights.
     if not path.exists():
-        unfinished = path.with_name("log.jsonl").exists()
         way_out = "run its stage first or name another run"
-        if unfinished:
+        if path.with_name("run.json").exists():
+            way_out = "its run.json came without it: run its stage again with --overwrite"
+        elif path.with_name("log.jsonl").exists():
             way_out = "its stage has not finished: run it with --resume"
         raise UserError(f"no checkpoint {path}, {way_out}")
 

@@ -108,6 +108,16 @@ def test_only_draw_draws_what_is_finished_and_trains_nothing(experiments):
     assert (nothing.status, nothing.out) == (2, "\nfig3a: 0 of 5 runs\n") and not Path("elsewhere").exists()
 
 
+def test_only_draw_needs_no_corpora(experiments):
+    Path("gone.jsonl").touch()
+    for run in runs_of("fig3a", root="out/toy-gone", pre="gone.jsonl"):
+        finish(run, {"L_ret": 2.0})
+    Path("gone.jsonl").unlink()
+    words = "fig3a --corpora gone.jsonl music chem chat"
+    assert experiments(f"{words} --only draw").status == 0
+    assert "no corpus 'gone.jsonl'" in experiments(words).err
+
+
 def test_only_draw_draws_the_seeds_that_are_there(experiments):
     finish_chains("fig3a", seeds=2)
     assert "\nfig3a: 10 of 10 runs\n" in experiments("fig3a --only draw").out

@@ -74,6 +74,12 @@ def test_a_stage_on_another_init_is_another_run(stage):
     assert "out/pretrain holds a finished pretrain run, choose another" in another.err
 
 
+def test_a_record_without_weights_is_told_the_way_out(stage):
+    stage("pretrain")
+    Path("out/pretrain/ckpt.pt").unlink()
+    assert "run its stage again with --overwrite" in stage("posttrain").err
+
+
 def test_an_unfinished_stage_needs_resume(stage, monkeypatch):
     assert stage("pretrain", "--resume --out out/fresh").status == 0             # nothing there: starts
     with monkeypatch.context() as patch:

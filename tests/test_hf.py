@@ -513,7 +513,9 @@ def test_flags_that_do_not_go_together_are_refused(stage):
         assert "leave --lam and --mix away" in stage("pretrain", f"--weights pre.jsonl {mixing} --tokens 0", "").err
     assert "brings its own layers" in stage("pretrain", "--weights x --layers 2", "").err
     assert "brings its own tokenizer" in stage("pretrain", "--weights x --tokenizer gpt2", "").err
-    assert "pre.jsonl is no folder" in stage("pretrain", "--weights pre.jsonl --tokens 0", "").err
+    assert "no pre.jsonl/config.json, name the folder" in stage("pretrain", "--weights pre.jsonl --tokens 0", "").err
+    stage("pretrain")
+    assert "python -m hf out/pretrain DIR" in stage("pretrain", "--weights out/pretrain --tokens 0 --out out/x", "").err
     assert "--ft goes with" in stage("evaluate", "out/x --ft a.jsonl").err
     assert "go with --ft" in stage("evaluate", "out/x --weights z --loss-on completion").err
     assert "the one RUN" in stage("evaluate", "out/x out/y --weights z").err

@@ -351,6 +351,17 @@ def test_hub_revisions_are_pinned():
 
 # ---- rows and folders that are read wrongly in silence
 
+def test_rows_of_an_empty_text_are_told(tmp_path, capsys):
+    assert documents(write_lines(tmp_path / "a.jsonl", [{"text": text} for text in ("abc", "", "  ")])) == ["abc"]
+    assert "3 rows, read text of 1; 2 without text" in capsys.readouterr().out
+
+
+def test_a_folder_whose_names_only_contain_those_of_splits_is_read_whole(tmp_path):
+    for name in ("strain", "latest"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}\nin two lines\n")
+    assert [text.strip() for text in documents(tmp_path)] == ["latest\nin two lines", "strain\nin two lines"]
+
+
 def test_rows_that_differ_in_their_fields_are_all_read(tmp_path, capsys):
     rows = [{"text": None, "prompt": "P", "completion": "C"}, {"text": "T"}, {"id": "7"}] * 2
     assert documents(write_lines(tmp_path / "a.jsonl", rows)) == ["P\nC", "T"] * 2
