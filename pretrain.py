@@ -48,10 +48,12 @@ def main():
     if run.finished():
         return
 
-    # The seed decides the initial weights, unless --weights does; later randomness depends on (seed, step).
+    # A folder that is no Llama's is refused as such, before a tokenizer is missed in it.
     if args.weights:
         from hf.folder import read_config, read_model   # which nothing else needs
-        read_config(Path(args.weights))                 # what is no such folder is told before its tokenizer
+        read_config(Path(args.weights))
+
+    # The seed decides the initial weights, unless --weights does; later randomness depends on (seed, step).
     tokenizer = load_tokenizer(args.tokenizer)
     with refusing(ValueError):
         config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})

@@ -51,7 +51,7 @@ READERS = {".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json",
 BY_LINES = {".txt", ".jsonl", ".ndjson"}   # are read here, all others by `datasets`
 UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
 TRAIN = {"train", "training"}              # words in the names of a data set's files, as for `datasets`
-HELD_OUT = {"test", "testing", "valid", "validation", "dev", "eval", "evaluation"}
+HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, UTF-8 and tokenizers cannot
 TEXT_FIELDS = [  # the first that a row has are read, of several the last is the completion
     ("text",), ("prompt", "completion"), ("instruction", "input", "output"), ("instruction", "output"),
@@ -231,7 +231,7 @@ def is_data_set(root: Path) -> bool:
     if card.is_file() and "\nconfigs:" in card.read_text(errors="replace"):
         return True
     names = [path.name.lower() for path in readable(root)]
-    words = {word for name in names for word in re.split("[^a-z]+", name)}
+    words = {word for name in names for word in re.split("[-._ 0-9]+", name)}
     return bool(words & TRAIN and words & HELD_OUT)
 
 

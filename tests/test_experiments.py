@@ -109,10 +109,8 @@ def test_only_draw_draws_what_is_finished_and_trains_nothing(experiments):
 
 
 def test_only_draw_needs_no_corpora(experiments):
-    Path("gone.jsonl").touch()
     for run in runs_of("fig3a", root="out/toy-gone", pre="gone.jsonl"):
         finish(run, {"L_ret": 2.0})
-    Path("gone.jsonl").unlink()
     words = "fig3a --corpora gone.jsonl music chem chat"
     assert experiments(f"{words} --only draw").status == 0
     assert "no corpus 'gone.jsonl'" in experiments(words).err
