@@ -219,7 +219,8 @@ def test_killed_or_shared_every_run_is_made_once_and_failures_do_not_stop_the_re
     assert len(after) == 2 + 2 + 2 and all(after[path] == before[path] for path in before)
     logs = [log.read_text() for log in Path("out").glob("**/*.log")]
     assert len(logs) == 7
-    assert sum(log.count("train finished") + log.count("tune finished") for log in logs) == 6
+    told = [log.count("train finished") + log.count("tune finished") for log in logs]
+    assert max(told) == 1 and sum(told) >= 6 - len(before)      # SIGKILL may have come before its last words
     for process, (out, err) in zip(both, output):
         assert process.returncode == 2 and err.count("FAILED python") == 1
         assert "\n    error: short.txt " in err and "error: 1 runs failed, 1 are missing" in err
