@@ -14,7 +14,7 @@ from experiments.replay.efficiency import RECIPES, Arm, Efficiency, best, line_u
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
 from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, EFFICIENCY, MID_STRETCHES, PREDICTION,
                                      SETTINGS, STRETCHES, Budget, fine_tuning, mid_training, reference, split)
-from experiments.replay.prediction import Prediction
+from experiments.replay.prediction import Prediction, pool_for, vertex
 from experiments.statistics import verdict
 from experiments.sweep import number, plan
 from run.files import UserError
@@ -191,13 +191,26 @@ def test_no_gain_does_not_survive_and_predicts_nothing():
     (_, _, survives), = judge(rhos, {"L_im": rising, "L_ret": -rising})
     assert survives.value == pytest.approx(-0.25) and verdict(survives) == "not seen (2 seeds)"
     points = []
-    for seed, pool, rho in itertools.product("12", (0.25, 1, 2, 4), (0, 0.5, 0.75)):
-        point = {"pipeline": "a → b", "seed": seed, "alpha": 1.0, "rho": rho, "pool_tokens": pool}
-        points.append(point | {"recipe": "fine-tuning", "L_im": 3 + 0.3 * rho})
-        if rho == 0 and pool >= 1:
-            points.append(point | {"recipe": "reference", "L_im": 2 - 0.3 * np.log(pool)})
+    for seed, pool, rho in itertools.product("12", (1, 2, 4), (0, 0.5, 0.75)):
+        points.append({"pipeline": "a → b", "seed": seed, "alpha": 1.0, "rho": rho, "pool_tokens": pool,
+                       "recipe": "fine-tuning", "L_im": 3 + 0.3 * rho - 0.1 * np.log(pool)})
     worth, _ = Prediction(("L_im",)).verdicts(points)
     assert "0.250 [0.250, 0.250]" in worth[2] and worth[4] == "not seen (2 seeds)"
+
+
+def test_what_lies_beyond_the_runs_is_not_judged():
+    """A loss that is still falling at the largest share, and one below that of the largest pool."""
+    shares, pools = np.array([0, 0.5, 0.75]), np.array([1.0, 2, 4])
+    assert np.isnan(vertex(shares, 3 - shares)).all()
+    assert vertex(shares, 3 - shares + shares ** 2) == pytest.approx((0.5, 2.75), rel=1e-3)
+    plain = np.array([3.0, 2.5, 2.6])                                    # a larger pool is never worth less
+    assert pool_for(2.75, pools, plain) == pytest.approx(2 ** 0.5) and pool_for(3.1, pools, plain) == 1
+    assert np.isnan(pool_for(2.4, pools, plain))
+    falling = [{"pipeline": "a → b", "seed": "1", "alpha": 1.0, "rho": rho, "pool_tokens": pool,
+                "recipe": "fine-tuning", "L_im": 3 - rho} for rho in shares for pool in pools]
+    prediction = Prediction(("L_im",))
+    assert {row[4] for row in prediction.verdicts(falling)} == {"not judged"}
+    assert prediction.table(falling)[1][2:] == ["–"] * 5
 
 
 def test_efficiency_leaves_out_recipes_on_other_pools():
@@ -213,21 +226,19 @@ def test_the_best_setting_is_chosen_by_the_other_seeds():
 
 
 def test_the_prediction_holds_where_the_linear_model_made_the_losses(stage):
-    """Risk (1 − ρ)²v + ρ²b, v = 0.5/n and b = 0.5, so that n₀ is 1, on references 2 − ln x: M = e^(gain)."""
+    """Risk (1 − ρ)²v + ρ²b, v = 0.5/n and b = 0.5, n in 16,384 tokens: n₀ is 16,384, M = 1 + n₀/n."""
     for run in chains(PREDICTION["toy"], seeds=2):
         lineage = lineage_of(run)
         for entry, (generic, target) in zip(lineage, tokens_of(run)):
             entry["tokens"] = {"pre": generic, "post": target}
-        pool = lineage[0]["args"]["post_tokens"] / 16_384
-        loss = 2 - np.log(pool) + 0.001 * run.seed
-        if len(lineage) == 3:
-            rho, v, b = lineage[1]["args"]["replay"], 0.5 / pool, 0.5
-            loss = 2.5 + (1 - rho) ** 2 * v + rho ** 2 * b
-        lineage[0]["losses"] = measured({"L_post": loss})
+        pool, rho = lineage[0]["args"]["post_tokens"] / 16_384, lineage[1]["args"]["replay"]
+        loss = 2.5 + (1 - rho) ** 2 * 0.5 / pool + rho ** 2 * 0.5 + 0.001 * run.seed
         lineage[-1]["losses"] = measured({"L_im": loss})
         write_record(run.out, "finetune", lineage)
     draw(stage, "replay-prediction")
-    rows = Path("figures/replay-prediction.md").read_text().split("| where | pool |")[1].splitlines()[2:5]
+    text = Path("figures/replay-prediction.md").read_text()
+    rows = text.split("| where | pool |")[1].splitlines()[2:5]
     told = [[cell.split(" ")[0] for cell in row.split(" | ")[1:4]] for row in rows]
-    # ρ* = 1/(1 + n); the gain is v − vb/(v + b) = v²/(v + b)
-    assert told == [["×0.25", "0.80", "4.95"], ["×0.5", "0.67", "1.95"], ["×1", "0.50", "1.28"]]
+    # ρ* = 1/(1 + n); between pools a line in ln n is above 1/n, so that M comes out a little too large
+    assert told == [["8,192", "0.67", "3.17"], ["16,384", "0.50", "2.00"], ["32,768", "0.33", "1.59"]]
+    assert text.count("seen (2 seeds)") == 2 and "not seen" not in text

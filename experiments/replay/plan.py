@@ -108,8 +108,10 @@ BUDGETS = {
 }
 SHARES = {preset: [*fine_tuning(budget), *mid_training(budget)] for preset, budget in BUDGETS.items()}
 EFFICIENCY = {preset: [*SHARES[preset], *reference(budget)] for preset, budget in BUDGETS.items()}
-PREDICTION = {preset: [*fine_tuning(budget, MID_STRETCHES, 0.25), *fine_tuning(budget, MID_STRETCHES, 0.5),
-                       *fine_tuning(budget, MID_STRETCHES), *reference(budget)]
+# Smaller pools are replayed more; the largest, without replay, are there to read off what replay is worth.
+POOLED = {0.5: (1, 2, 4, 8, 16), 1: STRETCHES, 2: (1, 2, 4), 4: (1,), 8: (1,)}
+PREDICTION = {preset: [line for pools, stretches in POOLED.items()
+                       for line in fine_tuning(budget, stretches, pools)]
               for preset, budget in BUDGETS.items()}
 SETTINGS = {
     "toy": {

@@ -4,7 +4,7 @@ With n noisy target samples in d dimensions, noise σ² and a distance b = |θ_t
 regression that replays a share ρ until it converges has the risk (1 − ρ)²v + ρ²b, v = σ²d/n, if the samples
 are orthogonal: replay is ridge regression towards the generic model. So
 ρ* = v/(v + b) = n₀/(n + n₀) with n₀ = σ²d/b, and replay is worth n₀ samples whatever n is: the multiplier is
-M = 1 + n₀/n = 1/(1 − ρ*).
+M = 1 + n₀/n = 1/(1 − ρ*). A multiplier here is of the pool that fine-tuning without replay would need.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.points import Point, distinct, having
-from experiments.replay.efficiency import line_up, of, reference_of
-from experiments.replay.laws import fit_log
+from experiments.replay.efficiency import line_up
 from experiments.statistics import estimate, verdict
 
 TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1
@@ -23,17 +22,21 @@ LEAST_SHARE = 0.25                           # that ρ* must have for that to sa
 
 
 class Vertex(NamedTuple):
-    """The best share of replay by a parabola, and the losses there and without replay."""
+    """The best share of replay by a parabola, and the loss there; nan if that is the largest that was run."""
     rho: float
     least: float
-    at_zero: float
 
 
 class Optimum(NamedTuple):
-    """The best share of replay at each pool, and its multiplier."""
-    pools: ndarray                           # (k,) in those of the recipes
+    """The best share of replay at each pool, and its multiplier; nan where they lie beyond what was run."""
+    pools: ndarray                           # (k,) tokens
     rho: ndarray                             # ρ* (seeds, k)
     multiplier: ndarray                      # M (seeds, k)
+
+    def within(self) -> "Optimum":
+        """Keep the pools at which every seed's ρ* and M lie within what was run."""
+        kept = ~np.isnan(self.rho + self.multiplier).any(axis=0)
+        return Optimum(self.pools[kept], self.rho[:, kept], self.multiplier[:, kept])
 
 
 class Prediction(NamedTuple):
@@ -41,8 +44,8 @@ class Prediction(NamedTuple):
     losses: Sequence[str]                    # the target's
 
     def select(self, points: list[Point]) -> list[Point]:
-        """Keep fine-tuning and the reference runs."""
-        return [point for point in points if point["recipe"] in ("fine-tuning", "reference")]
+        """Keep fine-tuning, with replay and without."""
+        return having(points, recipe="fine-tuning")
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels."""
@@ -53,19 +56,7 @@ class Prediction(NamedTuple):
         rows = []
         for pipeline in distinct(points, "pipeline"):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
-            off = np.abs(found.multiplier * (1 - found.rho) - 1).max(axis=1)
-            near = estimate(TOLERANCE - off)
-            falls = estimate(found.multiplier[:, 0] - found.multiplier[:, -1])
-
-            # Without replay's gain ρ* is 0 and M is 1, and the prediction holds of nothing.
-            replays = estimate(found.rho.min(axis=1) - LEAST_SHARE)
-            measured = (f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, "
-                        f"ρ* − {LEAST_SHARE}: {replays:.3f}")
-            rows.append(["replay is worth 1/(1 − ρ*) times the pool", pipeline, measured,
-                         f"{near.shown_p()}, {replays.shown_p()}", verdict(near, replays)])
-            measured = f"M at the smallest pool − at the largest: {falls:.3f}"
-            rows.append(["it is worth less, the larger the pool", pipeline, measured, falls.shown_p(),
-                         verdict(falls)])
+            rows += judge(pipeline, found.within())
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -75,55 +66,90 @@ class Prediction(NamedTuple):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
             for k, pool in enumerate(found.pools):
                 rho, times = found.rho[:, k], found.multiplier[:, k]
-                cells = [rho, times, times * (1 - rho), pool * rho / (1 - rho), pool * (times - 1)]
-                rows.append([pipeline, f"×{pool:g}", *(f"{estimate(cell):.2f}" for cell in cells)])
+                ratios = [f"{estimate(cell):.2f}" for cell in (rho, times, times * (1 - rho))]
+                n0 = [f"{estimate(cell):,.0f}" for cell in (pool * rho / (1 - rho), pool * (times - 1))]
+                rows.append([pipeline, f"{pool:,.0f} tokens", *ratios, *n0])
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
-        """Draw what was measured, and the prediction with n₀ at the middle pool."""
-        # n₀ is fitted to the best share of the middle pool: the dashed line is what the model makes of it.
+        """Draw what was measured, and the prediction with n₀ at the middle pool of those within the runs."""
         for pipeline, (left, right) in zip(distinct(points, "pipeline"), axes):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
-            rho = found.rho.mean(axis=0)
-            middle = len(found.pools) // 2
-            n0 = found.pools[middle] * rho[middle] / (1 - rho[middle])
-            along = np.geomspace(found.pools[0], found.pools[-1], 50)
+            within = found.within()
+
+            # n₀ is fitted to the best share of one pool: the dashed line is what the model makes of it.
+            if len(within.pools):
+                middle = len(within.pools) // 2
+                rho = within.rho[:, middle].mean()
+                n0 = within.pools[middle] * rho / (1 - rho)
+                along = np.geomspace(found.pools[0], found.pools[-1], 50)
+                left.plot(along, n0 / (along + n0), "--", color="black", label="linear model")
 
             # On the left where the best share lies, on the right whether it tells what replay is worth.
-            left.plot(found.pools, found.rho.T, ".", color="grey")
-            left.plot(found.pools, rho, "o-", color="#e87b14", label="measured")
-            left.plot(along, n0 / (along + n0), "--", color="black", label="linear model")
-            product = found.multiplier * (1 - found.rho)
-            right.plot(found.pools, product.T, ".", color="grey")
-            right.plot(found.pools, product.mean(axis=0), "o-", color="#e87b14")
             right.axhline(1, linestyle="--", color="black")
-            for axis, name in ((left, "best share of replay ρ*"), (right, "M(1 − ρ*)")):
-                axis.set(title=pipeline, xscale="log", xlabel="target data, in pools", ylabel=name)
-                axis.set_xticks(found.pools, [f"{pool:g}" for pool in found.pools])
+            named = [(left, found.rho, "best share of replay ρ*"),
+                     (right, found.multiplier * (1 - found.rho), "M(1 − ρ*)")]
+            for axis, by_seed, name in named:
+                axis.plot(found.pools, by_seed.T, ".", color="grey")
+                axis.plot(found.pools, by_seed.mean(axis=0), "o-", color="#e87b14", label="measured")
+                axis.set(title=pipeline, xscale="log", xlabel="target data (tokens)", ylabel=name)
+                axis.set_xticks(found.pools, [f"{pool:,.0f}" for pool in found.pools])
                 axis.set_xticks([], minor=True)
 
 
+def judge(pipeline: str, found: Optimum) -> list[list[str]]:
+    """Judge both predictions on the pools of one pipeline: rows of `drawing.VERDICTS`."""
+    worth, falling = "replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool"
+    if len(found.pools) < 2:
+        why = "of fewer than two pools ρ* and M lie within what was run"
+        return [[claim, pipeline, why, "–", "not judged"] for claim in (worth, falling)]
+    off = np.abs(found.multiplier * (1 - found.rho) - 1).max(axis=1)
+    near = estimate(TOLERANCE - off)
+
+    # Without replay's gain ρ* is 0 and M is 1, and the prediction holds of nothing.
+    replays = estimate(found.rho.min(axis=1) - LEAST_SHARE)
+    measured = f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, ρ* − {LEAST_SHARE}: {replays:.3f}"
+    falls = estimate(found.multiplier[:, 0] - found.multiplier[:, -1])
+    ends = "M at {:,.0f} tokens − at {:,.0f}".format(found.pools[0], found.pools[-1])
+    return [[worth, pipeline, measured, f"{near.shown_p()}, {replays.shown_p()}", verdict(near, replays)],
+            [falling, pipeline, f"{ends}: {falls:.3f}", falls.shown_p(), verdict(falls)]]
+
+
 def optimum(points: list[Point], loss: str) -> Optimum:
-    """Find ρ* and M at each pool, seed by seed: the vertex of a parabola in ρ, read off the log law."""
-    losses = line_up(points, loss, {"fine-tuning", "reference"})
-    x, references = reference_of(losses)
-    pools = sorted({arm.pools for arm in of(losses, "fine-tuning")})
+    """Find ρ* and M at each pool that was replayed on, seed by seed.
+
+    ρ* is the vertex of a parabola in ρ, which the model's risk is. M is read off fine-tuning without replay,
+    its loss a line in the pool's logarithm between those that were run.
+    """
+    losses = line_up(points, loss, {"fine-tuning"})
+    by_pool = {}
+    for arm in sorted(losses, key=lambda arm: (arm.pools, arm.rho)):
+        by_pool.setdefault(arm.pools, []).append(arm)
+    plain = np.stack([losses[arms[0]] for arms in by_pool.values()], axis=1)           # (seeds, pools)
+    every = np.array(list(by_pool))
+    replayed = {pool: arms for pool, arms in by_pool.items() if len(arms) > 2}
+
     rhos, multipliers = [], []
-    for seed, reference in enumerate(references):
-        law = fit_log(x, reference)
-        found = []
-        for pool in pools:
-            arms = [arm for arm in of(losses, "fine-tuning") if arm.pools == pool]
-            rho = np.array([arm.rho for arm in arms])
-            found.append(vertex(rho, np.array([losses[arm][seed] for arm in arms])))
+    for arms in replayed.values():
+        rho = np.array([arm.rho for arm in arms])
+        found = [vertex(rho, np.array(of_seed)) for of_seed in zip(*(losses[arm] for arm in arms))]
         rhos.append([best.rho for best in found])
-        multipliers.append([law.pools(best.least) / law.pools(best.at_zero) for best in found])
-    return Optimum(np.array(pools), np.array(rhos), np.array(multipliers))
+        multipliers.append([pool_for(best.least, every, of_seed) / arms[0].pools
+                            for best, of_seed in zip(found, plain)])
+    return Optimum(np.array(list(replayed)), np.array(rhos).T, np.array(multipliers).T)
 
 
 def vertex(rho: ndarray, losses: ndarray) -> Vertex:
     """Fit a parabola to losses at shares of replay (k,), and find where in their range it is least."""
     curve = np.polynomial.Polynomial.fit(rho, losses, 2)
     along = np.linspace(0, rho.max(), 1001)
-    best = along[curve(along).argmin()]
-    return Vertex(best, curve(best), curve(0.0))
+    best = curve(along).argmin()
+    if best == len(along) - 1:
+        return Vertex(np.nan, np.nan)
+    return Vertex(along[best], curve(along[best]))
+
+
+def pool_for(loss: float, pools: ndarray, losses: ndarray) -> float:
+    """Tell which pool fine-tuning needs for a loss without replay, by those run, (k,); nan beyond them."""
+    rising = np.minimum.accumulate(losses)[::-1]
+    return float(np.exp(np.interp(loss, rising, np.log(pools[::-1]), left=np.nan)))
