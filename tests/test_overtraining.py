@@ -1,5 +1,6 @@
 """Springer et al.: which runs each figure needs, and what its claims say of runs by hand."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from experiments import cost, early_exposure, overtraining
 from experiments.cost import checkpoint_bytes, model_of, tokens
 from experiments.overtraining.claims import at_best_rate, judge_at_equal_loss, judge_growth, judge_inflection
 from experiments.sweep import Sweep, plan
+from run.files import UserError
 from tests.finished_runs import finish
 
 SEEDS = 3
@@ -111,27 +113,38 @@ def test_nothing_is_claimed_of_weights_as_they_are():
 
 
 def test_the_best_budget_comes_earlier_at_larger_gamma_or_not():
-    late, middle, early = ([3, 2, 1.5, 1.0], [3, 2, 1.5, 1.6], [3, 2, 2.5, 3.0])
+    late, middle, early = ([3, 2, 1.5, 1.0], [3, 2, 1.5, 1.6], [3, 2, 2.5, 3.5])
     curves = {size: (BUDGETS, {"L_pre": np.tile(curve, (SEEDS, 1))})
               for size, curve in ((0, late), (0.1, late), (0.2, middle), (0.4, early))}
-    assert verdicts(judge_inflection("γ", curves)) == [("the best budget comes earlier at larger γ", 2, True)]
+    # the vertex of 3, 2, 2.5 at 0, 1, 2 doublings: 1 + (3 − 2.5)/(2 (3 − 2 · 2 + 2.5)); the other at the end
+    claim = "the best budget comes earlier at larger γ"
+    assert verdicts(judge_inflection("γ", curves)) == [(claim, pytest.approx(3 - 7 / 6, abs=1e-6), True)]
     swapped = curves | {0.1: curves[0.4], 0.4: curves[0.1]}
-    assert verdicts(judge_inflection("γ", swapped))[0][1:] == (-2, False)
+    assert verdicts(judge_inflection("γ", swapped))[0][1:] == (pytest.approx(7 / 6 - 3, abs=1e-6), False)
     same = {size: curves[0] for size in curves}
     assert verdicts(judge_inflection("γ", same))[0][1:] == (0, False)
     assert judge_inflection("γ", {0: curves[0], 0.1: curves[0.1]}) == []              # one size has no trend
 
 
-def test_every_budget_is_shown_at_its_best_rate():
+def run_at(seed, rate, L_ft, tokens=1e6):
+    return {"pipeline": "a → b", "tokens": tokens, "rate": rate, "seed": seed, "L_ft": L_ft}
+
+
+def test_every_budget_is_shown_at_the_rate_that_is_best_for_the_other_seeds():
     points = []
     for budget, best in ((1e6, 3e-3), (2e6, 1e-3)):
-        for rate in (1e-3, 3e-3):
-            for seed in "12":
-                points.append({"pipeline": "a → b", "tokens": budget, "rate": rate, "seed": seed,
-                               "L_ft": 1.0 if rate == best else 1.1})
-    points[0]["L_ft"] = 0.95                                  # one seed's whim does not choose for the others
-    kept = at_best_rate(points)
-    assert [(point["tokens"], point["rate"]) for point in kept] == [(1e6, 3e-3)] * 2 + [(2e6, 1e-3)] * 2
+        for seed, rate in itertools.product("123", (1e-3, 3e-3)):
+            points.append(run_at(seed, rate, 1.0 if rate == best else 1.1, budget))
+    points[0]["L_ft"] = 0.7                                  # one seed's whim chooses for the others only
+    kept = {(point["tokens"], point["seed"]): point["rate"] for point in at_best_rate(points)}
+    assert kept == {(1e6, "1"): 3e-3, (1e6, "2"): 1e-3, (1e6, "3"): 1e-3} | {(2e6, seed): 1e-3 for seed in "123"}
+
+
+def test_rates_are_compared_over_the_seeds_that_have_them_all():
+    points = [run_at("1", 1e-3, 1.0), run_at("1", 3e-3, 1.1), run_at("2", 1e-3, 1.0)]
+    assert at_best_rate(points) == points[:1]
+    with pytest.raises(UserError, match="no seed has all rates and budgets of a → b, finish its sweep first"):
+        at_best_rate(points[1:])
 
 
 def test_at_equal_loss_what_only_goes_with_the_loss_is_no_effect_of_lambda():
@@ -141,8 +154,8 @@ def test_at_equal_loss_what_only_goes_with_the_loss_is_no_effect_of_lambda():
         loss = im - 0.1 * lams + np.array([0, 0.01, 0]) + 0.01 * np.arange(SEEDS)[:, None]
         curves[rate] = lams, {"L_im": loss, "ΔL_post": 0.5 - 0.2 * lams + 2 * loss}
         explained[rate] = lams, {"L_im": loss, "ΔL_post": 0.5 + 2 * loss}
-    assert verdicts(judge_at_equal_loss(curves))[0][1:] == (0.2, True)
-    assert verdicts(judge_at_equal_loss(explained))[0][1] == 0
+    assert [one[1:] for one in verdicts(judge_at_equal_loss(curves))] == [(0.2, True), (-2, False)]
+    assert [one[1] for one in verdicts(judge_at_equal_loss(explained))] == [0, -2]
     assert judge_at_equal_loss({1e-3: curves[1e-3]}) == []
 
 
@@ -205,7 +218,7 @@ def test_fine_tuning_against_the_budget_and_at_the_best_rate(experiments):
     # L_pre, at the best rate, falls by 0.1 − 0.02 a doubling
     assert seen(text) == {"L_ft worsens with the budget, rate tuned": (2, 2),
                           "L_pre worsens with the budget, rate tuned": (0, 2)}
-    assert "| web:66M → chem, fine-tuned at the best rate | 64M | 1.620 ± 0.000 | 1.540 ± 0.010 |" in text
+    assert "| web:66M → chem, fine-tuned at the best rate | 64M | 1.620 ± 0.000 | 1.540 ± 0.010 | -3.000 ± 0.000 |" in text
 
 
 def test_noise_on_post_trained_models_against_lambda(experiments):
@@ -218,4 +231,5 @@ def test_noise_on_post_trained_models_against_lambda(experiments):
     assert experiments("early-noise --seeds 3 --only draw").status == 0
     assert seen(Path("out/toy/figures/early-noise.md").read_text()) == {
         "noise costs less L_post, the higher λ": (6, 6),
-        "noise costs less L_post, the higher λ, at equal L_im": (2, 2)}
+        "noise costs less L_post, the higher λ, at equal L_im": (2, 2),
+        "noise costs more L_post, the lower L_im, at equal λ": (2, 2)}

@@ -13,7 +13,8 @@ from experiments.curves import Curve, Curves, Judged, of_whole_seeds
 from experiments.drawing import Figure
 from experiments.overtraining.plan import PLANS
 from experiments.points import Point, columns, distinct, having, seed_of, stem
-from experiments.statistics import best_inside, estimate, partial_slope, slope, worse_at_end
+from experiments.statistics import best_inside, best_of_others, estimate, partial_slope, slope, worse_at_end
+from run.files import UserError
 
 ORANGE, TEAL = "#c2571a", "#15808a"
 
@@ -33,7 +34,8 @@ def describe_tuning(lineage: list[dict]) -> dict[str, object]:
     pre, ft = (entry["args"] for entry in lineage)
     before, after = (entry["losses"]["L_pre"]["mean"] for entry in lineage)
     return {"pipeline": f"{stem(pre['pre'])} → {stem(ft['ft'])}", "seed": seed_of(lineage),
-            "tokens": pre["tokens"], "rate": ft["lr"], "ft": stem(ft["ft"]), "ΔL_pre": after - before}
+            "tokens": pre["tokens"], "rate": ft["lr"], "log₁₀ rate": np.log10(ft["lr"]), "ft": stem(ft["ft"]),
+            "ΔL_pre": after - before}
 
 
 def describe_exposed(lineage: list[dict]) -> dict[str, object]:
@@ -80,12 +82,28 @@ def judge_inflection(size: str, curves: dict[float, Curve]) -> Judged:
     sizes = [one for one in sorted(curves) if one > 0]
     if len(sizes) < 2:
         return []
-    best = []
-    for one in (sizes[0], sizes[-1]):
-        budgets, by_loss = curves[one]
-        best.append(np.log2(budgets)[by_loss["L_pre"].argmin(axis=1)])
+    best = [best_doublings(*curves[one]) for one in (sizes[0], sizes[-1])]
     return [(f"the best budget comes earlier at larger {size}",
              f"doublings of the budget, {size} {sizes[0]:g} − {sizes[-1]:g}", estimate(best[0] - best[1]))]
+
+
+def best_doublings(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
+    """Find each seed's best budget for L_pre, in doublings of the first, (seeds,).
+
+    It is the vertex of a parabola through the least loss and its neighbours; at an end of the ladder the
+    least is taken to be there, which makes two that differ closer than they are.
+    """
+    doublings = np.log2(budgets / budgets[0])
+    best = []
+    for losses in by_loss["L_pre"]:
+        k = losses.argmin()
+        if k in (0, len(losses) - 1):
+            best.append(doublings[k])
+            continue
+        around = slice(k - 1, k + 2)
+        parabola = np.polynomial.Polynomial.fit(doublings[around], losses[around], 2)
+        best.append(parabola.deriv().roots()[0])
+    return np.array(best)
 
 
 def judge_tuned(budgets: ndarray, by_loss: dict[str, ndarray]) -> Judged:
@@ -95,12 +113,21 @@ def judge_tuned(budgets: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 
 def at_best_rate(points: list[Point]) -> list[Point]:
-    """Keep of every D_ft and budget the runs at one rate: that of the least L_ft on average over seeds."""
+    """Keep of every D_ft, budget and seed the run at one rate: that of the least L_ft for the other seeds.
+
+    Raises UserError if no seed has every rate at every budget that any seed has.
+    """
     chosen = []
-    for pipeline, tokens in dict.fromkeys((point["pipeline"], point["tokens"]) for point in points):
-        some = of_whole_seeds(having(points, pipeline=pipeline, tokens=tokens), "rate")
-        means = {rate: columns(having(some, rate=rate), ["L_ft"]).mean() for rate in distinct(some, "rate")}
-        chosen += having(some, rate=min(means, key=means.get))
+    for pipeline in distinct(points, "pipeline"):
+        there = of_whole_seeds(having(points, pipeline=pipeline), "tokens", "rate")
+        if not there:
+            raise UserError(f"no seed has all rates and budgets of {pipeline}, finish its sweep first")
+        seeds, rates = distinct(there, "seed"), distinct(there, "rate")
+        for tokens in distinct(there, "tokens"):
+            runs = [[having(there, tokens=tokens, seed=seed, rate=rate)[0] for rate in rates]
+                    for seed in seeds]
+            by_seed = np.array([columns(row, ["L_ft"])[:, 0] for row in runs])            # (seeds, rates)
+            chosen += [row[best] for row, best in zip(runs, best_of_others(by_seed))]
     return chosen
 
 
@@ -114,16 +141,19 @@ def judge_exposed(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 
 def judge_at_equal_loss(curves: dict[float, Curve]) -> Judged:
-    """Judge the same at equal L_im: fit ΔL_post = a + b L_im + c λ for each seed, and take −c.
+    """Judge the same at equal L_im: fit ΔL_post = a + b L_im + c λ for each seed, and take −c; then −b.
 
-    Stage 2 at several rates makes L_im vary at every λ, so that b and c can be told apart.
+    Stage 2 at several rates makes L_im vary at every λ, so that b and c can be told apart: b is what goes
+    with the rate.
     """
     if len(curves) < 2:
         return []
     lams = np.hstack([np.broadcast_to(dial, by_loss["L_im"].shape) for dial, by_loss in curves.values()])
     im, rise = (np.hstack([by_loss[loss] for _, by_loss in curves.values()]) for loss in ("L_im", "ΔL_post"))
     return [("noise costs less L_post, the higher λ, at equal L_im", "−slope of ΔL_post in λ beside L_im",
-             estimate(-partial_slope(lams, rise, held=im)))]
+             estimate(-partial_slope(lams, rise, held=im))),
+            ("noise costs more L_post, the lower L_im, at equal λ", "−slope of ΔL_post in L_im beside λ",
+             estimate(-partial_slope(im, rise, held=lams)))]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -145,7 +175,7 @@ RATES = against_budget(
     judge=partial(judge_growth, "fine-tuning", ("ΔL_pre",)), judge_together=partial(judge_inflection, "rate"))
 TUNED = against_budget(
     series="ft", name_series=lambda ft: "fine-tuned at the best rate", colour=ORANGE,
-    panels=("L_ft", "L_pre"), losses=("L_ft", "L_pre"), judge=judge_tuned, choose=at_best_rate)
+    panels=("L_ft", "L_pre"), losses=("L_ft", "L_pre", "log₁₀ rate"), judge=judge_tuned, choose=at_best_rate)
 EXPOSED = Curves(
     dial="lam", symbol="λ", series="rate", name_series=lambda rate: f"post-trained at rate {rate:g}",
     panels=("L_im", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post", colour=TEAL,
