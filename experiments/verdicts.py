@@ -37,9 +37,10 @@ class Row(NamedTuple):
 
     def short(self) -> str:
         """Write what was measured, without the words that the claim's definition has, and the verdict."""
-        numbers = self.measured.rpartition(": ")[2]
+        numbers = self.measured.partition(": ")[2] or self.measured
         numbers = numbers.replace("gap in L_ret ", "").replace("hypervolume ratio ", "×")
-        return f"{numbers}: {'seen' if self.is_seen() else '**not seen**'}"
+        word = self.verdict.partition(" (")[0]
+        return f"{numbers}: {word if self.is_seen() else f'**{word}**'}"
 
 
 def main() -> None:
@@ -79,10 +80,10 @@ def by_claim(rows: dict[str, list[Row]]) -> str:
 
 
 def seen_in(rows: list[Row]) -> str:
-    """Say in how many panels a claim is seen; bold where it is in fewer than all."""
-    seen = [row.is_seen() for row in rows]
+    """Say in how many of the panels that are judged a claim is seen; bold where it is in fewer than all."""
+    seen = [row.is_seen() for row in rows if row.verdict != "not judged"]
     if not seen:
-        return "–"
+        return "**not judged**" if rows else "–"
     if all(seen):
         return "seen"
     if not any(seen):

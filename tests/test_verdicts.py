@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.verdicts import Row, seen_in
 from tests.finished_runs import draw, frontier_of, sweep_of_shares
 
 
@@ -39,6 +40,15 @@ def test_a_claim_is_counted_over_its_panels_in_every_folder(stage, folders):
     assert chat.startswith("| 4 | dropout improves on mixing | web → music → chat, (L_ret, L_ft) | 0.100, ×")
     assert ": seen | -0.100, ×0." in chat and chat.endswith(": **not seen** |")
     assert "web → music → chem, (L_ret, L_ft) | 0.100, ×1." in chem and chem.count(": seen |") == 2
+
+
+def test_numbers_of_two_statistics_are_kept_and_what_is_not_judged_says_so():
+    row = Row("x", "a claim", "a → b", "0.25 − |M − 1|: 0.100, ρ* − 0.25: 0.200", "–", "not seen (2 seeds)")
+    assert row.short() == "0.100, ρ* − 0.25: 0.200: **not seen**"
+    unknown = row._replace(measured="of so few there are none", verdict="not judged")
+    assert unknown.short() == "of so few there are none: **not judged**"
+    assert seen_in([unknown]) == "**not judged**" and seen_in([unknown, row]) == "**not seen**"
+    assert seen_in([unknown, row._replace(verdict="seen (2 seeds)")]) == "seen" and seen_in([]) == "–"
 
 
 def test_a_folder_without_figures_is_one_line(stage, folder):
