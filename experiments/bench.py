@@ -6,7 +6,7 @@
 Speeds are those of the stages' own step on random tokens, beside the ceiling, one large matrix product
 measured here and now. On CUDA each shape goes through micro-batches until one does not fit or is no faster;
 the fastest is then compiled, and tried without deterministic algorithms. Trials are whole runs, as a user
-starts them.
+starts them. What fails says why in its line, and the rest goes on.
 """
 
 import argparse
@@ -19,13 +19,15 @@ from contextlib import chdir
 import torch
 
 from experiments import trials
-from experiments.speed import Speed, matmul_ceiling, measure_step
+from experiments.speed import Speed, forget, matmul_ceiling, measure_step
 from model import PRESETS
-from run.device import pick_device, pick_dtype
-from run.flags import Parser, add_device_flags, is_out_of_memory, launch, positive
+from run.device import be_deterministic, pick_device, pick_dtype
+from run.files import UserError
+from run.flags import Parser, add_device_flags, is_out_of_memory, launch, mendable, positive
 from run.loop import largest_micro_batch
 
-ROW = "{:<8}{:<10}{:<15}{:>11}{:>14}{:>10}{:>8}{:>9}"
+VARIANT = "{:<8}{:<10}{:<15}{:>11}"
+ROW = VARIANT + "{:>14}{:>10}{:>8}{:>9}"
 HEADER = ("shape", "step", "algorithms", "micro-batch", "tokens/s", "GFLOP/s", "of it", "peak GB")
 TRIALS = {
     "pretrain.py --mix 0.05": trials.whole_run,
@@ -39,11 +41,12 @@ TRIALS_ON_A_GPU = {
 
 
 def main() -> None:
-    # Every speed is told as a share of the ceiling, which comes first.
+    # Every speed is told as a share of the ceiling, which comes first, in the same process.
     args = parse()
     started = time.monotonic()
     device = pick_device(args.device)
     args.dtype = pick_dtype(args.dtype, device)
+    be_deterministic(device)
     ceiling = matmul_ceiling(device, args.dtype)
     print(f"{name_of(device)}, torch {torch.__version__}, {args.dtype}: "
           f"matrix product {ceiling / 1e9:,.0f} GFLOP/s\n\n{ROW.format(*HEADER)}", flush=True)
@@ -57,12 +60,13 @@ def main() -> None:
         if is_late():
             print(f"{shape}: skipped, {args.minutes} minutes are over")
         else:
-            measure_shape(shape, device, args, ceiling)
+            measure_shape(shape, device, args, ceiling, is_late)
     if not args.trials:
         return
 
-    # What only a GPU can show is named where there is none.
+    # What only a GPU can show is named where there is none. Trials are other processes, which need its memory.
     print()
+    forget()
     for name, trial in (TRIALS | TRIALS_ON_A_GPU).items():
         if name in TRIALS_ON_A_GPU and not on_gpu:
             print(f"{name}: skipped, it needs CUDA")
@@ -91,42 +95,50 @@ def parse() -> Namespace:
 def name_of(device: torch.device) -> str:
     """Name what it is measured on."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(device)
     return f"{device.type.upper()}, {torch.get_num_threads()} threads"
 
 
 def in_a_folder(trial: Callable[[torch.device], str], device: torch.device) -> str:
-    """Do a trial in an empty folder that is gone afterwards."""
+    """Do a trial in an empty folder that is gone afterwards; returns what it finds, or why it failed."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        return trial(device)
+        try:
+            return trial(device)
+        except Exception as error:
+            return failed(error)
+
+
+def failed(error: Exception) -> str:
+    """Say in a line that something failed, and why."""
+    told = None if isinstance(error, OSError) else mendable(error)
+    words = str(told or f"{type(error).__name__}: {error}")
+    return f"FAILED: {words.splitlines()[0]}"
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Steps
 
-def measure_shape(shape: str, device: torch.device, args: Namespace, ceiling: float) -> None:
+def measure_shape(shape: str, device: torch.device, args: Namespace, ceiling: float,
+                  is_late: Callable[[], bool]) -> None:
     """Time a shape's step in all its variants, and print a row for each."""
     on_gpu = device.type == "cuda"
     batch = args.batch or default_batch(shape, on_gpu)
 
     def timed(size: int, compiled: bool, deterministic: bool) -> float:
-        """Tokens a second, 0 where memory is short."""
+        """Tokens a second, 0 where there are none: memory or time is short, or something fails."""
         flags = ("--device", str(device), "--dtype", args.dtype, "--micro-batch", str(size),
                  "--compile" if compiled else "--no-compile")
-        speed = None
-        try:
-            speed = measure_step(shape, batch, args.steps, flags, deterministic)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        print(row(shape, compiled, deterministic or not on_gpu, size, speed, ceiling), flush=True)
-        return speed.tokens_per_second if speed else 0.0
+        found = f"skipped, {args.minutes} minutes are over"
+        if not is_late():
+            found = speed_or_reason(shape, batch, args.steps, flags, deterministic)
+        print(row(shape, compiled, deterministic or not on_gpu, size, found, ceiling), flush=True)
+        return found.tokens_per_second if isinstance(found, Speed) else 0.0
 
     # The stages' own step first, over micro-batches until a larger one does not pay.
     speeds = {}
     for size in sizes_to_try(shape, batch, args.micro_batch, on_gpu):
         speeds[size] = timed(size, compiled=False, deterministic=True)
-        if speeds[size] < max(speeds.values()):
+        if not speeds[size] or speeds[size] < max(speeds.values()):
             break
 
     # What compilation would gain, and giving up exactness: a CPU is exact without asking.
@@ -138,6 +150,17 @@ def measure_shape(shape: str, device: torch.device, args: Namespace, ceiling: fl
         timed(fastest, compiled=True, deterministic=True)
     if compiling and on_gpu:
         timed(fastest, compiled=True, deterministic=False)
+
+
+def speed_or_reason(shape: str, batch: int, steps: int, flags: tuple[str, ...],
+                    deterministic: bool) -> Speed | str:
+    """Time a variant, or say why it cannot be; raises UserError if what was asked for makes no sense."""
+    try:
+        return measure_step(shape, batch, steps, flags, deterministic)
+    except UserError:
+        raise
+    except Exception as error:
+        return "out of memory" if is_out_of_memory(error) else failed(error)
 
 
 def default_batch(shape: str, on_gpu: bool) -> int:
@@ -158,15 +181,15 @@ def sizes_to_try(shape: str, batch: int, given: int | None, on_gpu: bool) -> lis
     return sizes
 
 
-def row(shape: str, compiled: bool, exact: bool, size: int, speed: Speed | None, ceiling: float) -> str:
-    """Write a line of the table."""
+def row(shape: str, compiled: bool, exact: bool, size: int, found: Speed | str, ceiling: float) -> str:
+    """Write a line of the table: a variant's speed, or what there is to say instead."""
     variant = (shape, "compiled" if compiled else "eager", "deterministic" if exact else "any", size)
-    if not speed:
-        return ROW.format(*variant, "out of memory", "", "", "").rstrip()
-    peak = f"{speed.peak_bytes / 1e9:.1f}" if speed.peak_bytes else "–"
-    return ROW.format(*variant, f"{speed.tokens_per_second:,.0f}",
-                      f"{speed.operations_per_second / 1e9:,.0f}",
-                      f"{speed.operations_per_second / ceiling:.0%}", peak)
+    if isinstance(found, str):
+        return f"{VARIANT.format(*variant)}  {found}"
+    peak = f"{found.peak_bytes / 1e9:.1f}" if found.peak_bytes else "–"
+    return ROW.format(*variant, f"{found.tokens_per_second:,.0f}",
+                      f"{found.operations_per_second / 1e9:,.0f}",
+                      f"{found.operations_per_second / ceiling:.0%}", peak)
 
 
 if __name__ == "__main__":

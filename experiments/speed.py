@@ -17,6 +17,7 @@ import torch
 import pretrain
 from data.stream import Interleaved, Windows
 from model import GPT, SIZES, configure
+from run.device import wait_for
 from run.loop import Run
 
 
@@ -34,14 +35,8 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
     `flags` are further ones of pretrain.py: --width, --micro-batch, --device, --dtype, --compile. Not
     deterministic is what the stages never are: what that would gain on CUDA. Raises torch.OutOfMemoryError.
     """
-    # Nothing is left of the model before: neither its memory nor what was compiled for its shapes.
-    gc.collect()
-    torch.compiler.reset()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
     # Every window is read once, as in a run; what it says does not change the time.
+    forget()
     torch.manual_seed(0)
     args = pretrain.parse(["--preset", preset, "--batch", str(batch), "--save-every", "1B", *flags])
     sizes = {name: getattr(args, name) for name in SIZES}
@@ -57,7 +52,8 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
     with tempfile.TemporaryDirectory() as folder:
         args.out = Path(folder, "run")
         run = Run("pretrain", args, then="")
-        torch.use_deterministic_algorithms(deterministic and run.device.type == "cuda", warn_only=True)
+        if not deterministic:
+            torch.use_deterministic_algorithms(False)
         network = run.begin(GPT(config), stream)
         run.report.mute()
 
@@ -73,8 +69,18 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
         wait_for(run.device)
         seconds = time.perf_counter() - started
     speed = steps * batch * config.context / seconds
-    peak = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else 0
+    peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else 0
     return Speed(speed, speed * operations_per_token(run.model), peak)
+
+
+def forget() -> None:
+    """Leave nothing of a model before: neither what was compiled for its shapes nor its memory."""
+    # What was compiled holds the model, and either is in circles: only then can memory be given back.
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def operations_per_token(model: GPT) -> float:
@@ -100,9 +106,3 @@ def matmul_ceiling(device: torch.device, dtype: str) -> float:
         wait_for(device)
         best = max(best, 2 * size ** 3 / (time.perf_counter() - started))
     return best
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -3,7 +3,10 @@
 All go into out/ of the current folder, each into another one.
 """
 
+import base64
+import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -23,12 +26,13 @@ SHORT = {                                    # a chain of some hundred steps a s
     "posttrain": "--max-tokens 100k --replay 0.1 --dropout 0.05 --eval-every 20 --save-every 20",
     "finetune": "--replay 0.1 --save-every 20",
 }
-AT_SCALE = "--preset 135m --pre web --post music --tokenizer bytes --batch 64 --tokens 2M --eval-every 15"
+AT_SCALE = ("--preset 135m --pre web --post music --tokenizer pairs.tiktoken --batch 64 --tokens 1966080 "
+            "--eval-every 15")               # 30 whole steps, three lines of log.jsonl
 
 
 def whole_run(device: torch.device) -> str:
     """Time README's Stage 1: seconds, tokens a second, and what took how much of them."""
-    run("pretrain", f"--mix 0.05 --device {device.type}")
+    run("pretrain", f"--mix 0.05 --device {device}")
     record = read_run(Path("out/pretrain"))
     seconds = record["seconds"]
     total = seconds.pop("total")
@@ -38,7 +42,8 @@ def whole_run(device: torch.device) -> str:
 
 def beside_training(device: torch.device) -> str:
     """Tell what evaluation and data take of a run at 135m with the preset's batch and --eval-every."""
-    run("pretrain", f"{AT_SCALE} --device {device.type} --out out/135m")
+    write_pairs(Path("pairs.tiktoken"), size=50_257)
+    run("pretrain", f"{AT_SCALE} --device {device} --out out/135m")
     record = read_run(Path("out/135m"))
     entry = record["lineage"][-1]
 
@@ -59,7 +64,7 @@ def beside_training(device: torch.device) -> str:
 def resumed(device: torch.device) -> str:
     """Kill each of three stages after a save, resume it, and compare with what was left alone."""
     for stage, flags in SHORT.items():
-        flags += f" --device {device.type}"
+        flags += f" --device {device}"
         run(stage, f"{flags} {after(stage, 'whole')} --out out/whole/{stage}")
 
         # The killed chain goes on from its own runs.
@@ -74,7 +79,7 @@ def resumed(device: torch.device) -> str:
 
 def by_torchrun(device: torch.device) -> str:
     """Train with one rank by torchrun, whose gradients go through NCCL or gloo, and without it."""
-    flags = f"{SHORT['pretrain']} --device {device.type}"
+    flags = f"{SHORT['pretrain']} --device {device}"
     run("pretrain", f"{flags} --out out/alone")
     run("pretrain", f"{flags} --out out/rank",
         launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"))
@@ -91,7 +96,7 @@ def against_cpu(device: torch.device) -> str:
     L_post = loss_of("out/cpu", "L_post")
     apart = []
     for dtype in ("float32", "bfloat16"):
-        run("pretrain", f"{SHORT['pretrain']} --device {device.type} --dtype {dtype} --out out/{dtype}")
+        run("pretrain", f"{SHORT['pretrain']} --device {device} --dtype {dtype} --out out/{dtype}")
         difference = loss_of(f"out/{dtype}", "L_post") - L_post
         apart.append(f"{difference:+.1e} in {dtype}")
     return f"L_post {L_post:.4f} on the CPU; on the GPU {', '.join(apart)}"
@@ -100,19 +105,26 @@ def against_cpu(device: torch.device) -> str:
 # ------------------------------------------------------------------------------------------------------------
 # Processes, and what they leave
 
-def start(stage: str, flags: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    """Start a stage in the current folder."""
+def start(stage: str, flags: str, launcher: tuple[str, ...] = (),
+          errors: int = subprocess.DEVNULL) -> subprocess.Popen:
+    """Start a stage in the current folder; a pipe for its errors is to be read, or it may wait for that."""
     words = [sys.executable, *launcher, HOUSE / f"{stage}.py", *flags.split()]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, text=True)
 
 
 def run(stage: str, flags: str, launcher: tuple[str, ...] = ()) -> None:
-    """Run a stage to its end; raises UserError, with its last line, if it fails."""
-    process = start(stage, flags, launcher)
+    """Run a stage to its end; raises UserError, with its last words, if it fails."""
+    process = start(stage, flags, launcher, errors=subprocess.PIPE)
     _, errors = process.communicate()
     if process.returncode:
-        last = (errors.splitlines() or ["it says nothing"])[-1]
-        raise UserError(f"{stage}.py {flags} ended with status {process.returncode}: {last}")
+        raise UserError(f"{stage}.py {flags} ended with status {process.returncode}: {last_words(errors)}")
+
+
+def last_words(errors: str) -> str:
+    """Find why a process ended: the last line that names an error (torchrun's come after it), else the last."""
+    lines = errors.splitlines() or ["it says nothing"]
+    naming = [line for line in lines if re.match(r"(\[rank\d+\]: )?(error|[\w.]*(Error|Exception)): \S", line)]
+    return (naming or lines)[-1]
 
 
 def kill(process: subprocess.Popen, saved: Path) -> bool:
@@ -120,8 +132,16 @@ def kill(process: subprocess.Popen, saved: Path) -> bool:
     while process.poll() is None and not saved.exists():
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    process.wait()
     return process.returncode == -signal.SIGKILL
+
+
+def write_pairs(path: Path, size: int) -> None:
+    """Write a tokenizer of so many tokens, with no network: every byte, pairs of bytes, and the end of a text."""
+    pairs = itertools.islice(itertools.product(range(256), repeat=2), size - 257)
+    tokens = map(bytes, itertools.chain(zip(range(256)), pairs))
+    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+    path.write_text("".join(lines))
 
 
 def after(stage: str, chain: str) -> str:

@@ -10,6 +10,7 @@ from run import ranks
 from run.files import UserError
 
 MPS_SINCE = "2.7"        # torch's release: before, grouped-query attention crashed on MPS (its issue 149132)
+REPEATABLE = (":4096:8", ":16:8")      # cuBLAS's workspaces with which it gives the same bits each time
 
 
 def gpus() -> int:
@@ -70,11 +71,26 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
 
 
 def be_deterministic(device: torch.device) -> None:
-    """Make CUDA bitwise repeatable, as the CPU is; it costs some speed in the attention's backward pass."""
+    """Make CUDA bitwise repeatable, as the CPU is; it costs some speed in the attention's backward pass.
+
+    This comes before the process's first matrix product, at which cuBLAS and torch look at the environment.
+    """
+    if device.type != "cuda":
+        return
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in REPEATABLE:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = REPEATABLE[0]
+
+    # Not warn_only: with it, attention keeps to the fast backward passes that do not repeat themselves.
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given, which it does while the program goes on."""
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def mixed(seed: int, step: int, rank: int) -> int:

@@ -231,6 +231,7 @@ def status_of(main: Callable[[], None]) -> int:
 
 def mendable(error: Exception) -> UserError | None:
     """Say of an error what the user can mend; None if it is a fault of the program."""
+    compiling = is_of_the_compiler(error)
     error = getattr(error, "inner_exception", error)       # what was wrong when torch.compile failed
     if isinstance(error, UserError):
         return error
@@ -242,6 +243,11 @@ def mendable(error: Exception) -> UserError | None:
         reason = str(error).splitlines()[0]
         return UserError(f"another rank has gone or is out of reach ({reason}), see what it said; "
                          "--resume continues")
+
+    # What is missing, a compiler too, --no-compile does without; not so a disk that is full.
+    if compiling and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError)):
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return UserError(f"torch.compile fails ({reason}), mend that or use --no-compile")
 
     # Of a file there is a name; what has none was to be printed.
     if isinstance(error, OSError) and error.errno:
@@ -259,7 +265,16 @@ def print_no_more() -> None:
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error is that memory is short, a GPU's or the machine's."""
     said = ("DefaultCPUAllocator: can't allocate", "MPS backend out of memory")
+    error = getattr(error, "inner_exception", error)       # as above
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+
+
+def is_of_the_compiler(error: Exception) -> bool:
+    """Tell whether torch.compile, or what it compiles with, raised an error."""
+    homes = ("torch._dynamo.", "torch._inductor.", "triton.")
+    said = ("torch.compile", "Dynamo is not supported")      # of a release of Python, by no kind of its own
+    of_its_kind = any(kind.__module__.startswith(homes) for kind in type(error).__mro__)
+    return of_its_kind or isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 @contextmanager
