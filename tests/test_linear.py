@@ -35,7 +35,7 @@ def points_in(root):
 
 @pytest.mark.parametrize("figure, counts", [("place", (2, 2, 24)), ("place-frontiers", (2, 2, 24)),
                                             ("matched-rates", (5, 5, 15)),
-                                            ("place-forecast", (2, 18, 18 * (4 + 1)))])
+                                            ("place-forecast", (4, 20, 20 * (4 + 1)))])
 def test_size_of_the_grids(figure, counts):
     of_stage = Counter(run.stage for run in runs_of(figure))
     assert tuple(of_stage[stage] for stage in CHAIN) == counts

@@ -57,6 +57,9 @@ class Law(NamedTuple):
         return Forecast(*(L_im + SCALE * np.sinh(g) for g in (centre, centre - half, centre + half)))
 
 
+NOTHING_KNOWN = Law(a=np.nan, b=np.nan, error=np.nan, kinds=0)
+
+
 def fit(rises: Rises) -> Law:
     """Fit the law, and measure its error by leaving out every pair of a pipeline and a D_ft in turn."""
     missed = []

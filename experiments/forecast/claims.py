@@ -48,30 +48,34 @@ class Forecasts(NamedTuple):
         tasks = tasks_of(points)
         rows = []
         for where, some in by_name(tasks).items():
-            rows += judge_ranks(where, some, QUARTER)
+            rows += judge_ranks(where, some)
+        rows.append(judge_choice(tasks))
 
-        # What was chosen is told apart where it is something else.
+        # What was chosen on the other half is told apart where it is something else.
         for chosen, judged in chosen_elsewhere(tasks):
-            for where, some in by_name(judged).items():
-                if chosen != QUARTER:
-                    rows += judge_ranks(where, some, chosen)
-
+            if chosen != QUARTER:
+                for where, some in by_name(judged).items():
+                    found = estimate(over_rates(some, chosen) - over_rates(some, QUARTER))
+                    rows.append(["what ranks best after the other D_post ranks better than the probe", where,
+                                 f"Spearman of {chosen} − that of the probe: {found:.2f}", found.shown_p(),
+                                 verdict(found)])
         return rows + judge_intervals(tasks, published_beside(tasks, points[0]["preset"]))
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate how well everything that is known ranks, under a header."""
-        tasks = tasks_of(points)
-        forecasts = left_out(tasks, published_beside(tasks, points[0]["preset"]))
-        tasks = [task._replace(known=task.known | {"the forecast": forecasts[str(task), task.rate].value})
-                 for task in with_combination(tasks)]
-        rows = [["where", "known before Stage 3", "Spearman", "within λ", "λ told at equal Stage 2",
-                 "of the possible drop in L_ret"]]
+        tasks = with_combination(with_forecasts(tasks_of(points), points[0]["preset"]))
+        rates = sorted({task.rate for task in tasks})
+        rows = [["where", "known before Stage 3", "Spearman", *(f"at rate {rate:g}" for rate in rates),
+                 "within λ", "λ told at equal Stage 2", "L_ret below that chosen by L_im"]]
         for where, some in by_name(tasks).items():
             for name in some[0].known:
                 ranked, alike = (estimate(over_rates(some, name, within)) for within in (False, True))
+                by_rate = [over_rates([task for task in some if task.rate == rate], name).mean()
+                           for rate in rates]
                 told = estimate(np.mean([lam_told(task, name) for task in some], axis=0))
-                rows.append([where, name, f"{ranked:.2f}", f"{alike:.2f}", f"{told:.2f}",
-                             share_of_drop(some, name)])
+                lower = estimate(np.mean([dropped(task, name) for task in some], axis=0))
+                rows.append([where, name, f"{ranked:.2f}", *(f"{one:.2f}" for one in by_rate), f"{alike:.2f}",
+                             f"{told:.2f}", f"{lower:.3f}"])
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
@@ -80,38 +84,46 @@ class Forecasts(NamedTuple):
         forecasts = left_out(tasks, published_beside(tasks, points[0]["preset"]))
         markers = dict(zip(sorted({task.rate for task in tasks}), MARKERS))
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
-            of_pipeline = by_name([task for task in tasks if task.pipeline == pipeline])
-            for axis in row[len(of_pipeline):]:
+            panels = {}
+            for task, forecast in zip(tasks, forecasts):
+                if task.pipeline == pipeline:
+                    panels.setdefault(str(task), []).append((task, forecast))
+            for axis in row[len(panels):]:
                 axis.set_axis_off()
-            for (where, some), axis in zip(of_pipeline.items(), row):
-                for task in some:
-                    draw_task(axis, task, forecasts[where, task.rate], markers[task.rate])
+            for (where, some), axis in zip(panels.items(), row):
+                for task, forecast in some:
+                    draw_task(axis, task, forecast, markers[task.rate])
 
                 # What is forecast exactly is on the diagonal.
-                every = np.concatenate([task.L_ret for task in some])
-                span = every.min() - 0.1, every.max() + 0.1
+                every = [values.ravel() for task, forecast in some for values in (task.L_ret, forecast.value)]
+                span = np.nanmin(np.hstack(every)) - 0.1, np.nanmax(np.hstack(every)) + 0.1
                 axis.plot(span, span, color="grey", linewidth=0.8, label="forecast = measured")
                 axis.set(title=where, xlim=span, ylim=span, xlabel="forecast L_ret (nats per token)",
                          ylabel="measured L_ret (nats per token)")
         explain(axes[0, 0], markers, [recipe for task in tasks for recipe in task.recipes])
 
 
-def judge_ranks(where: str, tasks: list[Task], name: str) -> list[list[str]]:
-    """Judge what is known by this name in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
-    ranked = over_rates(tasks, name)
-    lower = np.mean([dropped(task, name) for task in tasks], axis=0)
-    share = share_of_drop(tasks, name)
-    claims = [
-        ("the probe ranks θ_post", f"Spearman of {name}: {{:.2f}}", ranked),
-        ("it ranks those of one λ", "Spearman within λ: {:.2f}", over_rates(tasks, name, within=True)),
-        ("it ranks better than L_im", "Spearman − that of L_im: {:.2f}", ranked - over_rates(tasks, "L_im")),
-        ("choosing by it lowers L_ret",
-         f"L_ret below that chosen by L_im: {{:.3f}}, {share} of what is possible", lower)]
+def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
+    """Judge how a quarter of Stage 3 on D_pre ranks in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
+    ranked = over_rates(tasks, QUARTER)
+    claims = [("the probe ranks θ_post", "Spearman", ranked),
+              ("it ranks those of one λ", "Spearman within λ", over_rates(tasks, QUARTER, within=True)),
+              ("it ranks better than L_im", "Spearman − that of L_im", ranked - over_rates(tasks, "L_im"))]
     rows = []
     for claim, words, by_seed in claims:
         found = estimate(by_seed)
-        rows.append([claim, where, words.format(found), found.shown_p(), verdict(found)])
+        rows.append([claim, where, f"{words}: {found:.2f}", found.shown_p(), verdict(found)])
     return rows
+
+
+def judge_choice(tasks: list[Task]) -> list[str]:
+    """Judge what choosing by the probe is worth, over all tasks: a row of `drawing.VERDICTS`."""
+    lower = sum(dropped(task, QUARTER) for task in tasks) / len(tasks)
+    possible = sum(at_least(task, "L_im") - task.L_ret.min(axis=1) for task in tasks) / len(tasks)
+    found = estimate(lower)
+    measured = f"L_ret below that chosen by L_im: {found:.3f}, of {possible.mean():.3f} that are possible"
+    return ["choosing by the probe lowers L_ret", f"mean of {len(tasks)} D_ft and rates", measured,
+            found.shown_p(), verdict(found)]
 
 
 def draw_task(axis, task: Task, forecast: Forecast, marker: str) -> None:
@@ -161,17 +173,11 @@ def chosen_elsewhere(tasks: list[Task]) -> list[tuple[str, list[Task]]]:
     first = pipelines[:len(pipelines) // 2]
     one = [task for task in tasks if task.pipeline in first]
     other = [task for task in tasks if task.pipeline not in first]
-    if not one:
-        return []
-    chosen = []
-    for half, judged in ((one, other), (other, one)):
-        chosen.append((choose(half), [combine(task, half) for task in judged]))
-    return chosen
+    return [(choose(one), other), (choose(other), one)] if one else []
 
 
 def choose(tasks: list[Task]) -> str:
     """Choose what ranks best in some tasks; a probe as long as Stage 3 is no choice, it costs as much."""
-    tasks = with_combination(tasks)
     names = [name for name in tasks[0].known if not name.startswith("Stage 3")]
     return max(names, key=lambda name: np.nan_to_num(over_rates(tasks, name).mean(), nan=-1))
 
@@ -209,15 +215,19 @@ def dropped(task: Task, name: str) -> ndarray:
 
 
 def at_least(task: Task, name: str) -> ndarray:
-    """Look up L_ret of the recipe at which what is known is least: (seeds,)."""
-    return task.L_ret[np.arange(len(task.L_ret)), task.known[name].argmin(axis=1)]
+    """Look up L_ret of the recipe at which what is known is least, (seeds,); the mean where several are."""
+    known = task.known[name]
+    chosen = known == known.min(axis=1, keepdims=True)
+    return (task.L_ret * chosen).sum(axis=1) / chosen.sum(axis=1)
 
 
-def share_of_drop(tasks: list[Task], name: str) -> str:
-    """Write which share of the drop in L_ret that perfect knowledge would gain over L_im this gains."""
-    gained = sum(dropped(task, name) for task in tasks)
-    possible = sum(at_least(task, "L_im") - task.L_ret.min(axis=1) for task in tasks)
-    return f"{gained.sum() / possible.sum():.0%}" if possible.sum() else "–"
+def with_forecasts(tasks: list[Task], preset: str) -> list[Task]:
+    """Add the forecasts to what is known, where there is a law for all."""
+    forecasts = left_out(tasks, published_beside(tasks, preset))
+    if any(np.isnan(forecast.value).any() for forecast in forecasts):
+        return tasks
+    return [task._replace(known=task.known | {"the forecast": forecast.value})
+            for task, forecast in zip(tasks, forecasts)]
 
 
 def with_combination(tasks: list[Task]) -> list[Task]:

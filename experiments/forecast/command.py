@@ -24,7 +24,7 @@ from data.tokens import where, working_folders
 from experiments.cost import cost, preset_of, tokens, value
 from experiments.forecast.calibration import Law, fit
 from experiments.forecast.known import SHARES, presets_in, published, read_table, rises, tasks_in
-from experiments.points import Point
+from experiments.points import Point, stem
 from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require_same, tell_failures
 from model import PRESETS, SIZES
 from run.checkpoint import read_run
@@ -38,6 +38,7 @@ QUARTER_SHARE = SHARES["quarter"]
 class State(NamedTuple):
     """A run to be forecast, its L_im, the tokens of the feared Stage 3, and the probes in its place."""
     run: Path
+    measured: str            # what L_im is of
     L_im: float
     stage_3: float
     probes: list[Planned]
@@ -49,6 +50,10 @@ def main(argv: list[str]) -> None:
     tables = {path: read_table(path) for path in args.calibration or ()}
     once = {run.resolve(): run for run in args.runs}
     states = [state_of(run, args) for run in once.values()]
+    measured = {state.measured: state.run for state in states}
+    if len(measured) > 1:
+        (one, run), (other, another) = list(measured.items())[:2]
+        raise UserError(f"{run} is measured on {one}, {another} on {other}: forecast each for itself")
     law = None
     if args.share == QUARTER_SHARE and not args.probe:
         law = calibrated(tables, {preset_of(state.probes[0]) for state in states})
@@ -125,9 +130,12 @@ def state_of(run: Path, args: Namespace) -> State:
     if lineage[-1]["stage"] != "posttrain":
         raise UserError(f"{run} is a run of {lineage[-1]['stage']}, give one of posttrain")
     L_im = lineage[-1]["losses"]["L_im"]["mean"]
+    first = lineage[0]["args"]
+    measured = f"D_post {stem(first['post'])} in {stem(first['tokenizer'])}"
+    if lineage[-1]["args"].get("loss_on") == "completion":
+        measured += ", completions only"
 
     # The run stands for its chain: what a plan must know of it is the preset and the model's sizes.
-    first = lineage[0]["args"]
     sizes = [(f"--{name.replace('_', '-')}", str(first[name])) for name in SIZES if first.get(name)]
     seed = lineage[-1]["args"]["seed"]
     parent = Planned(lineage[-1]["stage"], (("--preset", first["preset"]), *sizes), seed, run, parent=None)
@@ -154,16 +162,22 @@ def state_of(run: Path, args: Namespace) -> State:
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
     if len({probe.out for probe in probes}) < len(probes):
         raise UserError("two of the --probe corpora have one name, rename one")
-    return State(run, L_im, value(feared, "--tokens"), probes)
+    return State(run, measured, L_im, value(feared, "--tokens"), probes)
 
 
 def d_pre_of(first: dict, run: Path) -> str:
-    """Name the D_pre of a run's first stage as it is called from here, wherever that stage ran."""
+    """Name the D_pre of a run's first stage as it is called from here, wherever that stage ran.
+
+    Raises UserError if it is gone.
+    """
     name = first["args"]["pre"]
     is_hub = name.startswith("hub:")
     path = re.split("[:@]", name.removeprefix("hub:"))[0] if is_hub else name
     home = where(path, working_folders(first, run))
-    source = find_source(name, folder=home)
+    try:
+        source = find_source(name, folder=home)
+    except UserError as error:
+        raise UserError(f"{error}; or go on with another corpus, --probe") from error
     if is_hub and (home / path).is_dir():
         return name.replace(path, os.path.abspath(home / path), 1)
 

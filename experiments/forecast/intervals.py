@@ -5,10 +5,9 @@ from functools import cache
 import numpy as np
 from numpy import ndarray
 
-from experiments.forecast.calibration import Forecast, fit, scaled
+from experiments.forecast.calibration import NOTHING_KNOWN, Forecast, fit, scaled
 from experiments.forecast.known import QUARTER, Task, published, rises
 from experiments.statistics import Estimate, estimate, verdict
-from run.files import UserError
 
 COVERED = 0.9                # of the L_ret that lie in their 95% intervals, so much or more
 
@@ -22,21 +21,24 @@ def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
     forecasts, unprobed = left_out(every, []), left_out(every, [], probed=False)
     pipelines = sorted({task.pipeline for task in every})
     where, claim = f"{len(pipelines)} pipelines", f"95% intervals cover {COVERED:.0%}"
-    if any(np.isnan(forecast.low).any() for forecast in forecasts.values()):
+    if any(np.isnan(forecast.low).any() for forecast in forecasts):
         return [[claim, where, "of so few there are none", "–", "not judged"]]
 
     # In each, means over D_ft, rates, seeds and recipes.
     inside, narrower = [], []
     for pipeline in pipelines:
-        there = [(task, (str(task), task.rate)) for task in every if task.pipeline == pipeline]
-        inside.append(np.mean([covered(task, forecasts[key]) for task, key in there]))
-        narrower.append(np.mean([np.log(width(task, unprobed[key]) / width(task, forecasts[key]))
-                                 for task, key in there]))
+        there = [of_task for of_task in zip(every, forecasts, unprobed) if of_task[0].pipeline == pipeline]
+        inside.append(np.mean([covered(task, probed) for task, probed, _ in there]))
+        narrower.append(np.mean([np.log(width(task, blind) / width(task, probed))
+                                 for task, probed, blind in there]))
 
+    # What an interval is worth to somebody is how wide it is.
     above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
+    nats = np.median(np.concatenate([(forecast.high - forecast.low).ravel() for forecast in forecasts]))
     shares = ", ".join(f"{share:.2f}" for share in inside)
+    measured = f"share of L_ret inside: {shares}, half of them within {nats:.2f} nats"
     times = f"{narrower.exponential():.1f}"
-    return [[claim, where, f"share of L_ret inside: {shares}", above.shown_p(), of_pipelines(above)],
+    return [[claim, where, measured, above.shown_p(), of_pipelines(above)],
             ["the probe makes them narrower", where, f"without it they are {times} times as wide",
              narrower.shown_p(), of_pipelines(narrower)]]
 
@@ -52,11 +54,11 @@ def published_beside(tasks: list[Task], preset: str) -> list[Task]:
     return [task for task in published(preset) if task.pipeline not in ours]
 
 
-def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> dict[tuple[str, float], Forecast]:
-    """Forecast every run of tasks by a law that has seen nothing of it: by name and rate, (seeds, n) each.
+def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> list[Forecast]:
+    """Forecast every run of each of the tasks, (seeds, n), by a law that has seen nothing of it.
 
-    Its pipeline, its D_ft and its recipe are left out, and its seed where a pipeline has others. If not
-    `probed` the law knows the rate of Stage 3, but no probe. Raises UserError if nothing is left.
+    Its pipeline, its D_ft and its recipe are left out, and its seed where a pipeline has others; of nothing
+    a forecast is nan. If not `probed` the law knows the rate of Stage 3, but no probe.
     """
     known = rises([*tasks, *others])
     seeds = {pipeline: set(known.seed[known.pipeline == pipeline]) for pipeline in np.unique(known.pipeline)}
@@ -70,13 +72,10 @@ def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> dict
         unseen &= (known.seed != seed) | alone
         if not probed:
             unseen &= known.rate == rate
-        if not unseen.any():
-            raise UserError("a forecast is judged after a D_post, before a D_ft and of a recipe that it was "
-                            "not fitted to, add runs of others")
-        return fit(known.where(unseen))
+        return fit(known.where(unseen)) if unseen.any() else NOTHING_KNOWN
 
     # With a probe one law is for all rates.
-    forecasts = {}
+    forecasts = []
     for task in tasks:
         L_im = task.known["L_im"]
         L_probe = task.known[QUARTER] if probed else L_im
@@ -85,7 +84,7 @@ def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> dict
         for i, seed in enumerate(task.seeds):
             rows.append([law(task.pipeline, task.ft, rate, seed, recipe).forecast(L_im[i, k], L_probe[i, k])
                          for k, recipe in enumerate(task.recipes)])
-        forecasts[str(task), task.rate] = Forecast(*np.moveaxis(np.array(rows), -1, 0))
+        forecasts.append(Forecast(*np.moveaxis(np.array(rows), -1, 0)))
     return forecasts
 
 

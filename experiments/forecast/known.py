@@ -47,13 +47,14 @@ def describe(lineage: list[dict]) -> dict[str, object]:
 
     # Whatever sets two θ_post of a seed apart is in the name of the recipe.
     recipe, lam = recipe_of(lineage), lineage[0]["lam"]
-    named = [f"rate {post['lr']:g}", f"batch {post['batch']}", f"{post['max_tokens'] / 1e6:g}M tokens"]
+    named = [f"|D_post| {pre['post_tokens']:g}", f"rate {post['lr']:g}", f"batch {post['batch']}",
+             f"{post['max_tokens'] / 1e6:g}M tokens"]
     named += [f"{name} {post[name]:g}" for name in ("dropout", "replay") if post[name]]
     if "LoRA" in recipe.additions:
         named.append("LoRA")
     stage_2 = ", ".join(named)
     known = {"pipeline": f"{stem(pre['pre'])} → {stem(pre['post'])}", "seed": seed_of(lineage),
-             "recipe": f"{recipe}, λ {lam:.2g}, |D_post| {pre['post_tokens']:g}, {stage_2}",
+             "recipe": f"{recipe}, λ {lam:.2g}, {stage_2}",
              "stage_2": stage_2, "lam": round(lam, 2),
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
              "L_pre of θ_post": losses[1]["L_pre"]}
@@ -142,10 +143,11 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
                         "finish its sweep first")
     lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
                 for name in known[seeds[0], recipes[0]]}
+    L_ret = lined_up.pop("L_ret")
     first = [cases[seeds[0], recipe][0] for recipe in recipes]
     lams = np.array([point["lam"] for point in first])
     stages_2 = [point["stage_2"] for point in first]
-    return Task(pipeline, ft, rate, seeds, recipes, lams, stages_2, lined_up, L_ret=lined_up.pop("L_ret"))
+    return Task(pipeline, ft, rate, seeds, recipes, lams, stages_2, lined_up, L_ret)
 
 
 def known_of(case: list[Point], ft: str) -> dict[str, float]:

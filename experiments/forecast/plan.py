@@ -7,14 +7,15 @@ two changes of the weights that need no training.
 from experiments import early_exposure
 
 CORPORA = early_exposure.CORPORA             # toy, 30m, 135m, 1b
-RECIPES = ("$sweep", "$dropout", "$replay", "--lora $lora", "$short")
+RECIPES = [("$size", "$sweep"), ("$size", "$dropout"), ("$size", "$replay"), ("$size", "--lora $lora"),
+           ("$size", "$short"), ("$few", "$fixed")]          # |D_post|, and how Stage 2 is run
 
 
 def lines_of(post: str, ft: str, rates: str = "$rates") -> list[str]:
     """Write the chains of every recipe on one D_post, at some rates of Stage 3."""
     lines = []
-    for recipe in RECIPES:
-        theta_post = f"pretrain --pre $pre --post {post} $size --lam {{0,1}} | posttrain {recipe}"
+    for size, stage_2 in RECIPES:
+        theta_post = f"pretrain --pre $pre --post {post} {size} --lam {{0,1}} | posttrain {stage_2}"
         lines += [f"{theta_post} | finetune --ft {ft} {rates}",
                   f"{theta_post} | finetune --ft $pre {rates} $course",
                   f"{theta_post} | noise --ft $pre $noise",
@@ -24,10 +25,11 @@ def lines_of(post: str, ft: str, rates: str = "$rates") -> list[str]:
 
 PLAN = lines_of("$post", "{$ft,$other}") + lines_of("$other", "{$ft,$post}")
 MORE = {  # what the paper's settings lack; a course is evaluated at about an eighth and a quarter of Stage 3
-    "toy": {"short": "--max-tokens 250k --lr 1e-3", "course": "--eval-every 12"},
-    "30m": {"short": "--max-tokens 20M --lr 1e-3", "course": "--eval-every 53"},
-    "135m": {"short": "--max-tokens 75M --batch 480 --lr 5e-4", "course": "--eval-every 51"},
-    "1b": {"short": "--max-tokens 75M --lr 5e-5", "course": "--eval-every 48"},
+    "toy": {"few": "--post-tokens 55k", "short": "--max-tokens 250k --lr 1e-3", "course": "--eval-every 12"},
+    "30m": {"few": "--post-tokens 2M", "short": "--max-tokens 20M --lr 1e-3", "course": "--eval-every 53"},
+    "135m": {"few": "--post-tokens 30M", "short": "--max-tokens 75M --batch 480 --lr 5e-4",
+             "course": "--eval-every 51"},
+    "1b": {"few": "--post-tokens 30M", "short": "--max-tokens 75M --lr 5e-5", "course": "--eval-every 48"},
 }
 SETTINGS = {preset: settings | MORE[preset] | {"noise": "--gamma 0.2 --draws 4"}
             for preset, settings in early_exposure.SETTINGS.items()}
