@@ -151,6 +151,8 @@ def occupy(out: Path, step: int, overwrite: bool) -> FileLock:
         held = lock(out)
         if (out / "run.json").exists() and not overwrite:
             raise UserError(f"{out} has just been finished by another run, there is nothing left to do")
+
+        # What a killed run had half written is of no use, and a fresh start begins with nothing.
         for leftover in out.glob(".*.tmp"):
             leftover.unlink()
         if step == 0:
