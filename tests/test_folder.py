@@ -18,6 +18,7 @@ from matplotlib import pyplot
 
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock
+from run.flags import mendable
 from run.folder import SINCE
 from tests.conftest import ROOT, SMALL, assert_same, die_at, files_of, log_of, report, weights
 from tests.finished_runs import sweep_of_shares
@@ -524,13 +525,18 @@ def test_greek_is_printed_where_the_encoding_has_none(stage, command, settings, 
     assert says in Path("printed").read_text("utf-8")
 
 
-class CompileError(Exception):
+class CompileError(RuntimeError):
     """As torch.compile raises."""
-    inner_exception = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/toy/.compiled/a.cpp")
+    __module__ = "torch._dynamo.exc"
+
+    def __init__(self, inner_exception: Exception):
+        super().__init__(f"backend='inductor' raised:\n{inner_exception}")
+        self.inner_exception = inner_exception
 
 
 @pytest.mark.parametrize("error, says", [
-    (CompileError(), "no space left to write out/toy/.compiled/a.cpp"),
+    (CompileError(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/toy/.compiled/a.cpp")),
+     "no space left to write out/toy/.compiled/a.cpp"),
     (PermissionError(errno.EACCES, "Permission denied", "a"), "cannot write a (Permission denied)"),
 ])
 def test_whatever_else_is_wrong_with_a_file_is_one_line(stage, monkeypatch, error, says):
@@ -539,6 +545,17 @@ def test_whatever_else_is_wrong_with_a_file_is_one_line(stage, monkeypatch, erro
     monkeypatch.setattr("pretrain.main", main)
     run = stage("pretrain")
     assert run.status == 2 and says in run.err and run.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error, says", [
+    (CompileError(RuntimeError("no compiler\nset CXX")),
+     "torch.compile fails (no compiler), mend that or use --no-compile"),
+    (CompileError(FileNotFoundError(errno.ENOENT, "No file", "cc")), "No file: 'cc'), mend that"),
+    (CompileError(torch.OutOfMemoryError("CUDA out of memory")), "lower --micro-batch"),
+    (RuntimeError("Python 3.99+ not yet supported for torch.compile"), "use --no-compile"),
+])
+def test_a_compiler_that_fails_is_one_line(error, says):
+    assert says in str(mendable(error))
 
 
 def test_theory_says_in_one_line_what_cannot_be_written_or_printed(stage, monkeypatch):

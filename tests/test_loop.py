@@ -1,10 +1,12 @@
 """The mechanics of the loop: schedule, clipping, micro-batches, ranks, and continuing bit for bit."""
 
 import itertools
+import os
 import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from torch.torch_version import TorchVersion
 from model import GPT, configure
 from run import folder, loop, ranks
 from run.checkpoint import read_progress
-from run.device import gpus, mixed, pick_device, pick_dtype, preferred
+from run.device import be_deterministic, gpus, mixed, pick_device, pick_dtype, preferred
 from run.files import UserError
 from run.flags import status_of
 from run.loop import Run, adamw, largest_micro_batch, learning_rate
@@ -221,6 +223,38 @@ def test_mps_is_not_trusted_with_bfloat16():
     assert pick_dtype(None, torch.device("mps")) == "float32"
     with pytest.raises(UserError, match="use --dtype float32"):
         pick_dtype("bfloat16", torch.device("mps"))
+
+
+@pytest.mark.parametrize("given, taken", [(None, ":4096:8"), (":16:8", ":16:8"), (":0:0", ":4096:8")])
+def test_cuda_is_bitwise_repeatable_or_says_that_it_is_not(monkeypatch, given, taken):
+    """Only warned, attention takes backward passes that are not, as torch's attention_backward.cu has it."""
+    modes = []
+
+    def take(*mode, **more):
+        modes.append((*mode, more))
+    monkeypatch.setattr("torch.use_deterministic_algorithms", take)
+    monkeypatch.setattr("torch.utils.deterministic.fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "")
+    be_deterministic(torch.device("cpu"))
+    be_deterministic(torch.device("cuda:1"))
+    assert modes == [(True, {})] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == taken
+
+
+@pytest.mark.parametrize("activity", ["log", "evaluate", "save", "data"])
+def test_what_a_gpu_has_still_to_do_is_trainings(monkeypatch, activity):
+    """The GPU is played: it is five seconds behind, which whoever needs its results waits for."""
+    now, behind = [0.0], [5.0]
+
+    def synchronize(device):
+        now[0] += behind.pop() if behind else 0
+    monkeypatch.setattr("torch.cuda.synchronize", synchronize)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    run = SimpleNamespace(device=torch.device("cuda"), seconds={activity: 0.0})
+    with Run._clock(run, activity):
+        if activity != "data":
+            torch.cuda.synchronize(run.device)
+        now[0] += 1
+    assert run.seconds == {activity: 1.0} and bool(behind) == (activity == "data")
 
 
 def test_constant_buffers_are_not_exchanged_in_any_release_of_torch(monkeypatch):
