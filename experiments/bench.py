@@ -1,6 +1,6 @@
 """This machine: how fast it trains, and whether it does so exactly.
 
-    python -m experiments.bench                  all of it; no part begins after --minutes
+    python -m experiments.bench                  all of it; nothing begins after --minutes
     python -m experiments.bench --shapes 135m 1b --batch 64 --micro-batch 32 --no-trials
 
 Speeds are those of the stages' own step on random tokens, beside the ceiling, one large matrix product
@@ -64,9 +64,9 @@ def main() -> None:
     if not args.trials:
         return
 
-    # What only a GPU can show is named where there is none. Trials are other processes, which need its memory.
-    print()
+    # Trials are other processes: they need the memory. What only a GPU can show is named where there is none.
     forget()
+    print()
     for name, trial in (TRIALS | TRIALS_ON_A_GPU).items():
         if name in TRIALS_ON_A_GPU and not on_gpu:
             print(f"{name}: skipped, it needs CUDA")
@@ -87,7 +87,7 @@ def parse() -> Namespace:
                         help="time compiled steps too [on a GPU]")
     parser.add_argument("--trials", action=argparse.BooleanOptionalAction, default=True,
                         help="whole runs too [yes]")
-    parser.flag("minutes", positive, "no shape and no trial begins later [9]", default=9)
+    parser.flag("minutes", positive, "nothing is begun later [9]", default=9)
     add_device_flags(parser)
     return parser.parse_args()
 

@@ -75,7 +75,7 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
 
 def forget() -> None:
     """Leave nothing of a model before: neither what was compiled for its shapes nor its memory."""
-    # What was compiled holds the model, and either is in circles: only then can memory be given back.
+    # In this order: what was compiled holds the model, circles of references hold its memory.
     torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():

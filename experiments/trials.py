@@ -121,10 +121,10 @@ def run(stage: str, flags: str, launcher: tuple[str, ...] = ()) -> None:
 
 
 def last_words(errors: str) -> str:
-    """Find why a process ended: the last line that names an error (torchrun's come after it), else the last."""
+    """Find why a process ended: the last line that names an error, else the last; torchrun's is a rule."""
     lines = errors.splitlines() or ["it says nothing"]
-    naming = [line for line in lines if re.match(r"(\[rank\d+\]: )?(error|[\w.]*(Error|Exception)): \S", line)]
-    return (naming or lines)[-1]
+    naming = re.compile(r"(\[rank\d+\]: )?(error|[\w.]*(Error|Exception)): \S")
+    return (list(filter(naming.match, lines)) or lines)[-1]
 
 
 def kill(process: subprocess.Popen, saved: Path) -> bool:
@@ -137,7 +137,7 @@ def kill(process: subprocess.Popen, saved: Path) -> bool:
 
 
 def write_pairs(path: Path, size: int) -> None:
-    """Write a tokenizer of so many tokens, with no network: every byte, pairs of bytes, and the end of a text."""
+    """Write a tokenizer that needs no network: all bytes, so many pairs of them, and the end of a text."""
     pairs = itertools.islice(itertools.product(range(256), repeat=2), size - 257)
     tokens = map(bytes, itertools.chain(zip(range(256)), pairs))
     lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))

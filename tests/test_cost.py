@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import weakref
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import pretrain
+from data.tokens import load_tokenizer
 from experiments import bench, cost, trials
 from experiments.cost import checkpoint_bytes, tokens
 from experiments.speed import measure_step, operations_per_token
 from experiments.sweep import plan
-from model import GPT, configure
+from model import GPT, PRESETS, configure
 from run.files import UserError
+from run.loop import LOG_EVERY
 from tests.conftest import SMALL
 from tests.processes import ROOT, Forked
 
@@ -61,10 +65,25 @@ def test_a_checkpoint_is_the_weights_in_float32():
 
 # ---- the step
 
+class Circle:
+    """What holds itself, as models do."""
+    def __init__(self):
+        self.itself = self
+
+
 def test_a_step_is_measured_and_nothing_is_left(folder, monkeypatch):
+    """The GPU is played: its memory is given back once nothing holds it, as what was compiled did."""
     before = set(folder.rglob("*"))
+    compiled, left = [Circle()], []
+    gone = weakref.ref(compiled[0])
+    monkeypatch.setattr("torch.compiler.reset", compiled.clear)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: left.append(gone()))
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    speed = measure_step("toy", batch=2, steps=1, flags=("--micro-batch", "1"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder.parent / "torch's own"))
+    speed = measure_step("toy", batch=2, steps=1, flags=("--micro-batch", "1", "--device", "cpu"))
+    assert left == [None]
     assert speed.tokens_per_second > 0 and speed.operations_per_second > speed.tokens_per_second
     assert set(folder.rglob("*")) == before
 
@@ -86,6 +105,30 @@ def test_the_speed_is_told_beside_the_ceiling(stage, monkeypatch):
     assert run.out.splitlines()[3].split() == "toy eager deterministic 32 1,234 1 50% –".split()
 
 
+def test_a_gpu_is_made_deterministic_before_its_first_product(stage, monkeypatch):
+    """The GPU is played. What cuBLAS finds in the environment then goes for the whole process."""
+    found, modes = [], []
+
+    def take(*mode, **more):
+        modes.append((*mode, more))
+
+    def product(device, dtype):
+        found.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+        return 2e9
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr("torch.utils.deterministic.fill_uninitialized_memory", True)
+    monkeypatch.setattr("torch.use_deterministic_algorithms", take)
+    monkeypatch.setattr(bench, "pick_device", torch.device)
+    monkeypatch.setattr(bench, "name_of", str)
+    monkeypatch.setattr(bench, "matmul_ceiling", product)
+    monkeypatch.setattr(bench, "measure_step", lambda *args: bench.Speed(1234.0, 1e9, 0))
+    assert stage("experiments.bench", settings="--shapes toy --no-trials --device cuda").status == 0
+    assert found == [":4096:8"] and modes == [(True, {})]
+
+
+ARGS = Namespace(batch=None, micro_batch=None, dtype="bfloat16", steps=3, compile=None, minutes=9)
+
+
 def test_a_gpu_goes_through_micro_batches_until_one_does_not_fit(monkeypatch, capsys):
     """The GPU is played: 8 sequences fit, 16 are faster, 32 do not fit."""
     tried = []
@@ -97,13 +140,67 @@ def test_a_gpu_goes_through_micro_batches_until_one_does_not_fit(monkeypatch, ca
             raise torch.OutOfMemoryError("CUDA out of memory")
         return bench.Speed(1000.0 * size, 1e12, 5_000_000_000)
     monkeypatch.setattr(bench, "measure_step", step)
-    args = Namespace(batch=None, micro_batch=None, dtype="bfloat16", steps=3, compile=None)
-    bench.measure_shape("135m", torch.device("cuda"), args, ceiling=4e12)
+    bench.measure_shape("135m", torch.device("cuda"), ARGS, ceiling=4e12, is_late=lambda: False)
     assert tried == [(8, False, True), (16, False, True), (32, False, True),
                      (16, False, False), (16, True, True), (16, True, False)]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == "135m eager deterministic 16 16,000 1,000 25% 5.0".split()
     assert lines[2] == "135m eager deterministic 32 out of memory".split()
+
+
+def test_what_fails_or_comes_too_late_is_a_row(monkeypatch, capsys):
+    """The GPU is played: compiling fails, and before the last variant time is over."""
+    class CompileError(RuntimeError):
+        __module__ = "torch._dynamo.exc"
+    tried = []
+
+    def step(shape, batch, steps, flags, deterministic):
+        tried.append(flags)
+        if "--compile" in flags:
+            raise CompileError("no compiler here\nand more about it")
+        return bench.Speed(1000.0, 1e12, 5_000_000_000)
+    monkeypatch.setattr(bench, "measure_step", step)
+    bench.measure_shape("135m", torch.device("cuda"), Namespace(**vars(ARGS) | {"micro_batch": 8}),
+                        ceiling=4e12, is_late=lambda: len(tried) == 3)
+    _, _, failed, late = capsys.readouterr().out.splitlines()
+    assert failed.split()[4:] == ("FAILED: torch.compile fails (no compiler here), mend that or use "
+                                  "--no-compile").split()
+    assert late.split()[4:] == "skipped, 9 minutes are over".split() and len(tried) == 3
+
+
+def test_a_trial_that_fails_does_not_end_the_others(stage, monkeypatch):
+    done = []
+
+    def failing(device):
+        raise UserError("pretrain.py ended with status 1: RuntimeError: out of luck")
+    monkeypatch.setattr(bench, "matmul_ceiling", lambda device, dtype: 2e9)
+    monkeypatch.setattr(bench, "measure_shape", lambda *args: None)
+    monkeypatch.setattr(bench, "forget", lambda: done.append("forgot"), raising=False)
+    monkeypatch.setattr(bench, "TRIALS", {"one": failing, "other": lambda device: done.append("other")})
+    run = stage("experiments.bench", settings="")
+    assert "one: FAILED: pretrain.py ended with status 1: RuntimeError: out of luck\nother: " in run.out
+    assert run.status == 0 and done == ["forgot", "other"]
+
+
+# ---- whole runs
+
+@pytest.mark.parametrize("trial", [*bench.TRIALS.values(), *bench.TRIALS_ON_A_GPU.values()])
+def test_a_trial_is_of_the_gpu_that_was_named(folder, monkeypatch, trial):
+    def run(name: str, flags: str, launcher: tuple[str, ...] = ()) -> None:
+        if "--device cuda:1" in flags:
+            raise UserError("found")
+    monkeypatch.setattr(trials, "run", run)
+    monkeypatch.setattr(trials, "loss_of", lambda out, name: 0.0)
+    with pytest.raises(UserError, match="found"):
+        trial(torch.device("cuda:1"))
+
+
+def test_the_run_at_135m_has_whole_steps_and_the_vocabulary_of_gpt2(tmp_path):
+    args = pretrain.parse(trials.AT_SCALE.split())
+    steps = args.tokens / args.batch / PRESETS[args.preset]["context"]
+    assert steps % LOG_EVERY == 0 and steps % args.eval_every == 0
+    trials.write_pairs(tmp_path / args.tokenizer, size=50_257)
+    assert load_tokenizer(str(tmp_path / args.tokenizer)).n_vocab == 50_257
 
 
 def test_a_killed_run_is_resumed_and_compared(stage, monkeypatch):
@@ -125,6 +222,25 @@ def test_a_killed_run_is_resumed_and_compared(stage, monkeypatch):
     # What it compares can differ.
     run_here("pretrain", f"{SMALL['pretrain']} --tokens 1k --seed 1 --out out/other")
     assert not trials.same_weights("out/other", "out/killed/pretrain")
+
+
+def test_a_run_that_says_much_is_killed_all_the_same(tmp_path, monkeypatch):
+    """What nobody reads would fill a pipe and stop it before it saves; it ends itself then."""
+    program = ("import signal, sys, time; signal.alarm(20); sys.stderr.write('much ' * 100_000); "
+               "open(sys.argv[1], 'w').close(); time.sleep(60)")
+    Path(tmp_path, "loud.py").write_text(program)
+    monkeypatch.setattr(trials, "HOUSE", tmp_path)
+    saved = tmp_path / "saved"
+    assert trials.kill(trials.start("loud", str(saved)), saved)
+
+
+@pytest.mark.parametrize("printed, last", [
+    ("", "it says nothing"), ("warned\nKilled", "Killed"), ("error: no disk\nmore", "error: no disk"),
+    ("[rank0]: torch.OutOfMemoryError: CUDA\n\n====\na.b.ChildFailedError: \n====",
+     "[rank0]: torch.OutOfMemoryError: CUDA"),
+])
+def test_why_a_process_ended_is_told_in_a_line(printed, last):
+    assert trials.last_words(printed) == last
 
 
 def test_a_trial_that_fails_says_why(folder):
