@@ -1,5 +1,6 @@
 """Stages run in the test's own process, in an empty folder, on small corpora; and what they left there."""
 
+import functools
 import importlib
 import json
 import os
@@ -35,20 +36,20 @@ WORDS = {"pre": "the a river house sees crosses builds old small green".split(),
          "ft": "H2O CO2 NaCl + → 2 4 mol acid salt".split()}
 
 
-def write_corpora() -> None:
-    """Write pre.jsonl, post.jsonl and ft.jsonl into the current folder."""
+@functools.cache
+def corpora() -> dict[str, str]:
+    """Make pre.jsonl, post.jsonl, ft.jsonl, and pairs.jsonl: prompts of small letters, completions of capitals."""
+    files = {}
     for name, words in WORDS.items():
         random = Random(name)
         documents = (" ".join(random.choice(words) for _ in range(40)) for _ in range(150))
-        Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+        files[f"{name}.jsonl"] = "".join(json.dumps({"text": text}) + "\n" for text in documents)
 
-
-def write_pairs() -> None:
-    """Write pairs.jsonl into the current folder: prompts of small letters, completions of capitals."""
     random = Random("pairs")
     rows = ({"prompt": "".join(random.choices("abcde ", k=random.randint(9, 90))),
              "completion": "".join(random.choices("ABCDE", k=random.randint(9, 90)))} for _ in range(150))
-    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files["pairs.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+    return files
 
 
 @pytest.fixture
@@ -57,8 +58,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    write_corpora()
-    write_pairs()
+    for name, text in corpora().items():
+        Path(name).write_text(text)
     return tmp_path
 
 

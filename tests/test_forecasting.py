@@ -11,8 +11,9 @@ import pytest
 from experiments import early_exposure, forecast
 from experiments.cost import tokens, value
 from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
-from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation, dropped,
-                                         judge_choice, lam_told, standardized, with_combination)
+from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation,
+                                         judge_choice, lam_told, saved_by_choosing, standardized,
+                                         with_combination)
 from experiments.forecast.command import d_pre_of, parse, state_of
 from experiments.forecast.intervals import covered, judge_intervals, left_out
 from experiments.forecast.known import QUARTER, Task, describe, of_seeds, read_table, rises, tasks_of
@@ -287,7 +288,7 @@ def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatc
         cover, _ = judge_intervals(tasks, [])
         share = f"{(ends + 0.5) / 10:.2f}"
         assert cover[-1] == told
-        assert cover[2].endswith(f"inside: {share}, {share}, {share}, half of them within {ends + 1:.2f} nats")
+        assert cover[2].endswith(f"inside: {share}, {share}, {share}, median width {ends + 1:.2f} nats")
 
 
 def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
@@ -338,7 +339,7 @@ def test_what_choosing_lowers_by_hand():
     known = {"L_im": np.array([[2.0, 1, 2, 2]]), QUARTER: np.array([[3.0, 4, 2, 2]])}
     task = Task("web → music", "chem", 1e-3, ["1"], list("abcd"), np.zeros(4), list("abcd"), known,
                 L_ret=np.array([[1.0, 1.8, 1.2, 1.6]]))
-    assert dropped(task, QUARTER) == pytest.approx([0.4]) and dropped(task, "L_im") == [0]
+    assert saved_by_choosing(task, QUARTER) == pytest.approx([0.4]) and saved_by_choosing(task, "L_im") == [0]
     worse = task._replace(L_ret=np.array([[1.0, 1.0, 1.2, 1.6]]))
     assert "chosen by L_im: 0.000, of 0.400 that are possible" in judge_choice([task, worse])[2]
 
@@ -409,7 +410,7 @@ def planned(stage):
 def test_a_probe_is_the_share_of_the_stage_3_that_is_feared(planned):
     """Steps are of 8 sequences of 32 tokens: 256."""
     state, (probe,) = planned("--tokens 10240 --lr 1e-3")
-    assert state.stage_3 == 10240 and state.L_im == report("posttrain")["losses"]["L_im"]["mean"]
+    assert state.feared_tokens == 10240 and state.L_im == report("posttrain")["losses"]["L_im"]["mean"]
     assert probe == {"--ft": str(Path("pre.jsonl").absolute()), "--lr": "0.001", "--tokens": "2560",
                      "--leave": "30", "--text-field": "text"}
     _, (probe,) = planned("--tokens 10240 --share 0.5")

@@ -67,14 +67,14 @@ def fit(rises: Rises) -> Law:
         unseen = rises.where((rises.pipeline == pipeline) & (rises.ft == ft))
         others = rises.where((rises.pipeline != pipeline) & (rises.ft != ft))
         if len(others.probe):
-            a, b = line(others)
+            a, b = intercept_and_slope(others)
             missed.append(((scaled(unseen.measured) - a - b * scaled(unseen.probe)) ** 2).mean())
-    a, b = line(rises)
+    a, b = intercept_and_slope(rises)
     kinds = min(len(np.unique(rises.pipeline)), len(np.unique(rises.ft)))
     return Law(a, b, error=float(np.sqrt(np.mean(missed))) if missed else np.nan, kinds=kinds)
 
 
-def line(rises: Rises) -> tuple[float, float]:
+def intercept_and_slope(rises: Rises) -> tuple[float, float]:
     """Fit a and b by least squares, every pipeline with the same weight."""
     _, pipeline, runs = np.unique(rises.pipeline, return_inverse=True, return_counts=True)
     weight = runs[pipeline] ** -0.5

@@ -15,7 +15,7 @@ from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
 from experiments.forecast.calibration import Forecast
 from experiments.forecast.intervals import judge_intervals, left_out, published_beside
-from experiments.forecast.known import PART, QUARTER, Task, describe, is_probe, tasks_of, with_course
+from experiments.forecast.known import PART, QUARTER, Task, describe, on_d_pre, tasks_of, with_course
 from experiments.forecast.plan import PLAN
 from experiments.points import Point, distinct
 from experiments.statistics import estimate, spearman, verdict
@@ -34,10 +34,10 @@ class Forecasts(NamedTuple):
     def select(self, points: list[Point]) -> list[Point]:
         """Fill in the courses of the probes, and leave out what is only part of a Stage 3."""
         whole = [point for point in points if point["done"] != PART]
-        return [with_course(point) if is_probe(point) else point for point in whole]
+        return [with_course(point) if on_d_pre(point) else point for point in whole]
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
-        """Count the rows and columns of panels: a row a pipeline."""
+        """Count the rows and columns of panels: one row per pipeline."""
         by_pipeline = {}
         for task in tasks_of(points):
             by_pipeline.setdefault(task.pipeline, set()).add(task.ft)
@@ -73,7 +73,7 @@ class Forecasts(NamedTuple):
                 by_rate = [over_rates([task for task in some if task.rate == rate], name).mean()
                            for rate in rates]
                 told = estimate(np.mean([lam_told(task, name) for task in some], axis=0))
-                lower = estimate(np.mean([dropped(task, name) for task in some], axis=0))
+                lower = estimate(np.mean([saved_by_choosing(task, name) for task in some], axis=0))
                 rows.append([where, name, f"{ranked:.2f}", *(f"{one:.2f}" for one in by_rate), f"{alike:.2f}",
                              f"{told:.2f}", f"{lower:.3f}"])
         return rows
@@ -118,8 +118,8 @@ def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
 
 def judge_choice(tasks: list[Task]) -> list[str]:
     """Judge what choosing by the probe is worth, over all tasks: a row of `drawing.VERDICTS`."""
-    lower = sum(dropped(task, QUARTER) for task in tasks) / len(tasks)
-    possible = sum(at_least(task, "L_im") - task.L_ret.min(axis=1) for task in tasks) / len(tasks)
+    lower = sum(saved_by_choosing(task, QUARTER) for task in tasks) / len(tasks)
+    possible = sum(L_ret_chosen_by(task, "L_im") - task.L_ret.min(axis=1) for task in tasks) / len(tasks)
     found = estimate(lower)
     measured = f"L_ret below that chosen by L_im: {found:.3f}, of {possible.mean():.3f} that are possible"
     return ["choosing by the probe lowers L_ret", f"mean of {len(tasks)} D_ft and rates", measured,
@@ -209,12 +209,12 @@ def lam_told(task: Task, name: str) -> ndarray:
     return np.mean(right, axis=0) if right else np.full(len(task.seeds), np.nan)
 
 
-def dropped(task: Task, name: str) -> ndarray:
+def saved_by_choosing(task: Task, name: str) -> ndarray:
     """Measure how much lower L_ret is for the choice by what is known than for that by L_im: (seeds,)."""
-    return at_least(task, "L_im") - at_least(task, name)
+    return L_ret_chosen_by(task, "L_im") - L_ret_chosen_by(task, name)
 
 
-def at_least(task: Task, name: str) -> ndarray:
+def L_ret_chosen_by(task: Task, name: str) -> ndarray:
     """Look up L_ret of the recipe at which what is known is least, (seeds,); the mean where several are."""
     known = task.known[name]
     chosen = known == known.min(axis=1, keepdims=True)

@@ -23,7 +23,7 @@ from data.stream import whole_sequences
 from data.tokens import where, working_folders
 from experiments.cost import cost, preset_of, tokens, value
 from experiments.forecast.calibration import Law, fit
-from experiments.forecast.known import SHARES, presets_in, published, read_table, rises, tasks_in
+from experiments.forecast.known import PARTS, presets_in, published, read_table, rises, tasks_in
 from experiments.points import Point, stem
 from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require_same, tell_failures
 from model import PRESETS, SIZES
@@ -32,15 +32,15 @@ from run.files import UserError, make_folder
 from run.flags import Parser, positive, rate, share
 from run.report import say, table
 
-QUARTER_SHARE = SHARES["quarter"]
+QUARTER_SHARE = PARTS["quarter"]
 
 
 class State(NamedTuple):
     """A run to be forecast, its L_im, the tokens of the feared Stage 3, and the probes in its place."""
     run: Path
-    measured: str            # what L_im is of
+    loss_on: str             # what L_im is of
     L_im: float
-    stage_3: float
+    feared_tokens: float     # of the Stage 3
     probes: list[Planned]
 
 
@@ -50,9 +50,9 @@ def main(argv: list[str]) -> None:
     tables = {path: read_table(path) for path in args.calibration or ()}
     once = {run.resolve(): run for run in args.runs}
     states = [state_of(run, args) for run in once.values()]
-    measured = {state.measured: state.run for state in states}
-    if len(measured) > 1:
-        (one, run), (other, another) = list(measured.items())[:2]
+    loss_on = {state.loss_on: state.run for state in states}
+    if len(loss_on) > 1:
+        (one, run), (other, another) = list(loss_on.items())[:2]
         raise UserError(f"{run} is measured on {one}, {another} on {other}: forecast each for itself")
     law = None
     if args.share == QUARTER_SHARE and not args.probe:
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
             require_same_init(probe)
     jobs = jobs_at_once(probes, args.jobs, args.nproc_per_node)
     say(cost("forecast", probes, jobs, args.nproc_per_node))
-    whole = sum(state.stage_3 for state in states)
+    whole = sum(state.feared_tokens for state in states)
     say(f"Stage 3 of all these runs takes {whole:,.0f} tokens a D_ft")
     if args.cost:
         return
@@ -124,25 +124,28 @@ def require_same_init(probe: Planned) -> None:
 
 def state_of(run: Path, args: Namespace) -> State:
     """Plan the probes of a run; raises UserError if it is not a finished one of Stage 2."""
+    # Only a finished Stage 2 has an L_im to start from.
     if not (run / "run.json").exists():
         raise UserError(f"no finished run {run}, give the folder of one")
     lineage = read_run(run)["lineage"]
     if lineage[-1]["stage"] != "posttrain":
         raise UserError(f"{run} is a run of {lineage[-1]['stage']}, give one of posttrain")
     L_im = lineage[-1]["losses"]["L_im"]["mean"]
-    first = lineage[0]["args"]
-    measured = f"D_post {stem(first['post'])} in {stem(first['tokenizer'])}"
+    pretrained = lineage[0]["args"]
+    loss_on = f"D_post {stem(pretrained['post'])} in {stem(pretrained['tokenizer'])}"
     if lineage[-1]["args"].get("loss_on") == "completion":
-        measured += ", completions only"
+        loss_on += ", completions only"
 
     # The run stands for its chain: what a plan must know of it is the preset and the model's sizes.
-    sizes = [(f"--{name.replace('_', '-')}", str(first[name])) for name in SIZES if first.get(name)]
+    sizes = [(f"--{name.replace('_', '-')}", str(pretrained[name]))
+             for name in SIZES if pretrained.get(name)]
+    settings = (("--preset", pretrained["preset"]), *sizes)
     seed = lineage[-1]["args"]["seed"]
-    parent = Planned(lineage[-1]["stage"], (("--preset", first["preset"]), *sizes), seed, run, parent=None)
+    parent = Planned(lineage[-1]["stage"], settings, seed, run, parent=None)
 
     # What is feared is a Stage 3 from here.
     feared = Planned("finetune", tuple(stage_3(args)), seed, run, parent)
-    context = first.get("context") or PRESETS[first["preset"]]["context"]
+    context = pretrained.get("context") or PRESETS[pretrained["preset"]]["context"]
     batch = int(value(feared, "--batch"))
     steps = math.ceil(whole_sequences(int(value(feared, "--tokens")), context) / batch)
 
@@ -150,8 +153,8 @@ def state_of(run: Path, args: Namespace) -> State:
     taken = max(1, round(args.share * steps))
     begun = [(flag, word) for flag, word in stage_3(args) if flag != "--tokens"]
     begun += [("--tokens", str(taken * batch * context)), ("--leave", str(steps - taken))]
-    if first.get("text_field") and not args.probe:
-        begun.append(("--text-field", first["text_field"]))
+    if pretrained.get("text_field") and not args.probe:
+        begun.append(("--text-field", pretrained["text_field"]))
 
     # A probe a corpus, in a folder that no other run's probes have.
     probes = []
@@ -162,18 +165,18 @@ def state_of(run: Path, args: Namespace) -> State:
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
     if len({probe.out for probe in probes}) < len(probes):
         raise UserError("two of the --probe corpora have one name, rename one")
-    return State(run, measured, L_im, value(feared, "--tokens"), probes)
+    return State(run, loss_on, L_im, value(feared, "--tokens"), probes)
 
 
-def d_pre_of(first: dict, run: Path) -> str:
-    """Name the D_pre of a run's first stage as it is called from here, wherever that stage ran.
+def d_pre_of(entry: dict, run: Path) -> str:
+    """Name the D_pre of Stage 1, an entry of a run's lineage, as it is called from here, wherever that ran.
 
     Raises UserError if it is gone.
     """
-    name = first["args"]["pre"]
+    name = entry["args"]["pre"]
     is_hub = name.startswith("hub:")
     path = re.split("[:@]", name.removeprefix("hub:"))[0] if is_hub else name
-    home = where(path, working_folders(first, run))
+    home = where(path, working_folders(entry, run))
     try:
         source = find_source(name, folder=home)
     except UserError as error:
@@ -212,7 +215,7 @@ def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None
 
 def tell(states: list[State], law: Law | None) -> None:
     """Print the runs, the one that will keep most first, and what it took to know."""
-    # Their places are those of their forecasts, without a law of D_post's loss after the probe.
+    # Sorted by the forecast; where there is no law, by the loss on D_post after the probe.
     rows = []
     for state in states:
         done = [read_run(probe.out) for probe in state.probes]
@@ -232,6 +235,6 @@ def tell(states: list[State], law: Law | None) -> None:
     probes = [probe for state in states for probe in state.probes]
     trained = sum(tokens(probe) for probe in probes)
     seconds = sum(read_run(probe.out)["seconds"]["total"] for probe in probes)
-    whole = seconds * sum(state.stage_3 for state in states) / trained
+    whole = seconds * sum(state.feared_tokens for state in states) / trained
     say(f"{len(probes)} probes took {trained:,.0f} tokens and {seconds:.0f} s; "
         f"Stage 3 of all these runs takes about {whole:.0f} s a D_ft")

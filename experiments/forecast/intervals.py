@@ -17,6 +17,7 @@ def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
 
     A statistic is one number a pipeline, not a seed: the runs of one share by how much they are missed.
     """
+    # The published tasks count as the figure's own: each forecast leaves out what it is of.
     every = [*tasks, *others]
     forecasts, unprobed = left_out(every, []), left_out(every, [], probed=False)
     pipelines = sorted({task.pipeline for task in every})
@@ -32,11 +33,11 @@ def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
         narrower.append(np.mean([np.log(width(task, blind) / width(task, probed))
                                  for task, probed, blind in there]))
 
-    # What an interval is worth to somebody is how wide it is.
+    # What an interval is worth to somebody depends on its width.
     above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
     nats = np.median(np.concatenate([(forecast.high - forecast.low).ravel() for forecast in forecasts]))
     shares = ", ".join(f"{share:.2f}" for share in inside)
-    measured = f"share of L_ret inside: {shares}, half of them within {nats:.2f} nats"
+    measured = f"share of L_ret inside: {shares}, median width {nats:.2f} nats"
     times = f"{narrower.exponential():.1f}"
     return [[claim, where, measured, above.shown_p(), of_pipelines(above)],
             ["the probe makes them narrower", where, f"without it they are {times} times as wide",
@@ -60,19 +61,21 @@ def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> list
     Its pipeline, its D_ft and its recipe are left out, and its seed where a pipeline has others; of nothing
     a forecast is nan. If not `probed` the law knows the rate of Stage 3, but no probe.
     """
-    known = rises([*tasks, *others])
-    seeds = {pipeline: set(known.seed[known.pipeline == pipeline]) for pipeline in np.unique(known.pipeline)}
-    alone = np.array([len(seeds[pipeline]) == 1 for pipeline in known.pipeline])
-    if not probed:
-        known = known._replace(probe=np.zeros_like(known.probe))
+    # All runs that a law may learn from; those of a pipeline with one seed whatever the run's seed is.
+    runs = rises([*tasks, *others])
+    seeds = {pipeline: set(runs.seed[runs.pipeline == pipeline]) for pipeline in np.unique(runs.pipeline)}
+    only_seed = np.array([len(seeds[pipeline]) == 1 for pipeline in runs.pipeline])
+    if not probed:                                   # of a column of zeros least squares makes b = 0
+        runs = runs._replace(probe=np.zeros_like(runs.probe))
 
+    # One fit serves all runs for which the same is left out.
     @cache
     def law(pipeline, ft, rate, seed, recipe):
-        unseen = (known.pipeline != pipeline) & (known.ft != ft) & (known.recipe != recipe)
-        unseen &= (known.seed != seed) | alone
+        unseen = (runs.pipeline != pipeline) & (runs.ft != ft) & (runs.recipe != recipe)
+        unseen &= (runs.seed != seed) | only_seed
         if not probed:
-            unseen &= known.rate == rate
-        return fit(known.where(unseen)) if unseen.any() else NOTHING_KNOWN
+            unseen &= runs.rate == rate
+        return fit(runs.where(unseen)) if unseen.any() else NOTHING_KNOWN
 
     # With a probe one law is for all rates.
     forecasts = []
@@ -84,6 +87,7 @@ def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> list
         for i, seed in enumerate(task.seeds):
             rows.append([law(task.pipeline, task.ft, rate, seed, recipe).forecast(L_im[i, k], L_probe[i, k])
                          for k, recipe in enumerate(task.recipes)])
+        # (seeds, n, 3), the last axis value, low and high → three of (seeds, n).
         forecasts.append(Forecast(*np.moveaxis(np.array(rows), -1, 0)))
     return forecasts
 

@@ -15,10 +15,10 @@ from run.checkpoint import read_run
 from run.files import UserError
 
 RESULTS = Path(__file__).parent / "results"
-SHARES = {"eighth": 1 / 8, "quarter": 1 / 4}                 # of the probe's steps
+PARTS = {"eighth": 1 / 8, "quarter": 1 / 4}                  # of the steps of a Stage 3 on D_pre
 QUARTER = "a quarter of Stage 3 on D_pre"
 PART = "part of a Stage 3"              # what the command's probes are
-PROBES = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "L_post"}
+COLUMNS = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "D_post after"}
 
 
 class Task(NamedTuple):
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 def describe(lineage: list[dict]) -> dict[str, object]:
     """Tell a θ_post, what is known of it, and what D_post's loss became after what was done to it.
 
-    Done was a Stage 3 at a rate, on D_pre where it is a probe, or a change of the weights, which has no rate.
+    Done was a Stage 3 at a rate, on D_ft or on D_pre, or a change of the weights, which has no rate.
     """
     pre, post, last = (entry["args"] for entry in lineage)
     losses = [{name: loss["mean"] for name, loss in entry["losses"].items()} for entry in lineage]
@@ -59,24 +59,24 @@ def describe(lineage: list[dict]) -> dict[str, object]:
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
              "L_pre of θ_post": losses[1]["L_pre"]}
 
-    # The steps of a probe are filled in from its log. One that the command left unfinished is none.
-    course = dict.fromkeys(SHARES, "")
+    # The course of one on D_pre is filled in from its log. What the command left unfinished is none.
+    course = dict.fromkeys(PARTS, "")
     if lineage[-1]["stage"] == "finetune":
         done = PART if last.get("leave") else stem(last["ft"])
-        return known | {"done": done, "rate": last["lr"], "L_post": losses[2]["L_ret"]} | course
+        return known | {"done": done, "rate": last["lr"], "D_post after": losses[2]["L_ret"]} | course
     done = f"noise of γ = {last['gamma']:g}"
     if last.get("back"):
         done = f"{last['back']:g} of the way back to θ_pre"
-    return known | {"done": done, "rate": 0.0, "L_post": losses[2]["L_post"]} | course
+    return known | {"done": done, "rate": 0.0, "D_post after": losses[2]["L_post"]} | course
 
 
-def is_probe(point: Point) -> bool:
-    """Tell whether what was done was a Stage 3 on D_pre."""
+def on_d_pre(point: Point) -> bool:
+    """Tell whether what was done was a whole Stage 3 on D_pre, whose first quarter is the probe."""
     return point["done"] == point["pipeline"].split(" → ")[0]
 
 
 def with_course(point: Point) -> Point:
-    """Fill in a probe's losses on D_post close to an eighth and a quarter of its steps.
+    """Fill in the losses on D_post close to an eighth and a quarter of a Stage 3's steps.
 
     Raises UserError if no evaluation is within a tenth of them.
     """
@@ -84,7 +84,7 @@ def with_course(point: Point) -> Point:
     steps = read_run(run)["lineage"][-1]["steps"]
     measured = evaluations(run, "L_ret")
     told = {}
-    for name, share in SHARES.items():
+    for name, share in PARTS.items():
         nearest = min(measured, key=lambda step: abs(step - share * steps))
         if abs(nearest - share * steps) > share * steps / 10:
             raise UserError(f"{run} has no evaluation close to step {share * steps:.0f}, run it again with "
@@ -101,7 +101,7 @@ def tasks_of(points: list[Point]) -> list[Task]:
     tasks = []
     for pipeline in distinct(points, "pipeline"):
         there = having(points, pipeline=pipeline)
-        tuned = [point for point in there if point["rate"] and not is_probe(point)]
+        tuned = [point for point in there if point["rate"] and not on_d_pre(point)]
         for ft in distinct(tuned, "done"):
             for rate in sorted(distinct(having(tuned, done=ft), "rate")):
                 tasks.append(task_of(there, pipeline, ft, rate))
@@ -127,6 +127,7 @@ def of_seeds(task: Task, kept: set[str], names: set[str]) -> Task:
 
 def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
     """Line up one Stage 3; raises UserError if no seed has everything."""
+    # All that was done to one θ_post: Stage 3 at this rate, and changes of weights, which have none (0).
     cases = {}
     for point in points:
         if point["rate"] in (0, rate):
@@ -141,6 +142,8 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
     if not seeds:
         raise UserError(f"no seed has every run of {pipeline} → {ft} at rate {rate:g}, "
                         "finish its sweep first")
+
+    # From dictionaries to arrays (seeds, n).
     lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
                 for name in known[seeds[0], recipes[0]]}
     L_ret = lined_up.pop("L_ret")
@@ -155,8 +158,9 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
 
     Raises UserError if something was done to it twice.
     """
+    # What this Stage 3 did, what it does on D_pre, and what changes of the weights did.
     measured = having(case, done=ft)
-    probes = [point for point in case if is_probe(point)]
+    probes = [point for point in case if on_d_pre(point)]
     changed = having(case, rate=0.0)
     if not measured or not probes:
         return {}
@@ -164,15 +168,15 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
         runs = ", ".join(point["run"] for point in max(measured, probes, changed, key=len)[:2])
         raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")
     known = {name: measured[0][name] for name in ("L_im", "L_post of θ_pre", "L_pre of θ_post")}
-    known |= {point["done"]: point["L_post"] for point in changed}
-    known |= {name: float(probes[0][column]) for name, column in PROBES.items()}
+    known |= {point["done"]: point["D_post after"] for point in changed}
+    known |= {name: float(probes[0][column]) for name, column in COLUMNS.items()}
 
     # What another Stage 3 did is known to who has run one.
-    others = [point["L_post"] for point in case
-              if point["rate"] and point["done"] != ft and not is_probe(point)]
+    others = [point["D_post after"] for point in case
+              if point["rate"] and point["done"] != ft and not on_d_pre(point)]
     if others:
         known["Stage 3 on another D_ft"] = float(np.mean(others))
-    return known | {"L_ret": measured[0]["L_post"]}
+    return known | {"L_ret": measured[0]["D_post after"]}
 
 
 def rises(tasks: list[Task]) -> Rises:

@@ -1,20 +1,21 @@
 """The runs of the study, in the words of `experiments/early_exposure/plan.py`; those of both are made once.
 
-From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre in its place, which is the probe, and
+From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre (its first quarter is the probe), and
 two changes of the weights that need no training.
 """
 
 from experiments import early_exposure
 
 CORPORA = early_exposure.CORPORA             # toy, 30m, 135m, 1b
-RECIPES = [("$size", "$sweep"), ("$size", "$dropout"), ("$size", "$replay"), ("$size", "--lora $lora"),
-           ("$size", "$short"), ("$few", "$fixed")]          # |D_post|, and how Stage 2 is run
+# |D_post| and Stage 2; $names are those of early_exposure.SETTINGS and of MORE below.
+STAGES_2 = [("$size", "$sweep"), ("$size", "$dropout"), ("$size", "$replay"), ("$size", "--lora $lora"),
+            ("$size", "$short"), ("$few", "$fixed")]
 
 
 def lines_of(post: str, ft: str, rates: str = "$rates") -> list[str]:
-    """Write the chains of every recipe on one D_post, at some rates of Stage 3."""
+    """Write all chains of one D_post, at some rates of Stage 3."""
     lines = []
-    for size, stage_2 in RECIPES:
+    for size, stage_2 in STAGES_2:
         theta_post = f"pretrain --pre $pre --post {post} {size} --lam {{0,1}} | posttrain {stage_2}"
         lines += [f"{theta_post} | finetune --ft {ft} {rates}",
                   f"{theta_post} | finetune --ft $pre {rates} $course",

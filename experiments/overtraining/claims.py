@@ -77,14 +77,14 @@ def judge_growth(modification: str, rises: tuple[str, ...], budgets: ndarray,
     return claims
 
 
-def judge_inflection(size: str, curves: dict[float, Curve]) -> Judged:
+def judge_inflection(symbol: str, curves: dict[float, Curve]) -> Judged:
     """Judge that the best budget for L_pre comes earlier at the largest modification than at the smallest."""
     sizes = [one for one in sorted(curves) if one > 0]
     if len(sizes) < 2:
         return []
     best = [best_doublings(*curves[one]) for one in (sizes[0], sizes[-1])]
-    return [(f"the best budget comes earlier at larger {size}",
-             f"doublings of the budget, {size} {sizes[0]:g} − {sizes[-1]:g}", estimate(best[0] - best[1]))]
+    return [(f"the best budget comes earlier at larger {symbol}",
+             f"doublings of the budget, {symbol} {sizes[0]:g} − {sizes[-1]:g}", estimate(best[0] - best[1]))]
 
 
 def best_doublings(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
@@ -117,6 +117,7 @@ def at_best_rate(points: list[Point]) -> list[Point]:
 
     Raises UserError if no seed has every rate at every budget that any seed has.
     """
+    # Per D_ft and budget: a seed's rate is chosen without looking at that seed.
     chosen = []
     for pipeline in distinct(points, "pipeline"):
         there = of_whole_seeds(having(points, pipeline=pipeline), "tokens", "rate")
@@ -132,7 +133,7 @@ def at_best_rate(points: list[Point]) -> list[Point]:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The bridge: noise on θ_post against λ
+# early-noise: noise on θ_post against λ
 
 def judge_exposed(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     """Judge whether noise costs θ_post less of D_post, the more of D_post Stage 1 has seen: no paper says."""

@@ -21,7 +21,7 @@ class Arm(NamedTuple):
     recipe: str
     alpha: float
     rho: float
-    pools: float                                 # of the target, in those of the smallest reference run
+    pools: float             # of the target: in the smallest reference's; in tokens where there is none
 
     def __str__(self) -> str:
         if self.recipe == "reference":
@@ -117,7 +117,7 @@ def line_up(points: list[Point], loss: str, recipes: set[str]) -> Losses:
 
     Raises UserError if no seed has, or one of the recipes is not there.
     """
-    # Pools are counted in that of the smallest reference run.
+    # Pools are counted in that of the smallest reference run; prediction.py has none, and counts tokens.
     unit = min(distinct(having(points, recipe="reference"), "pool_tokens"), default=1)
     by_seed = {}
     for point in points:

@@ -65,15 +65,15 @@ def fit_power(x: ndarray, losses: ndarray) -> PowerLaw:
 LAWS = {"power": fit_power, "log": fit_log}
 
 
-def multiplier(x: ndarray, losses: ndarray, law: str, recipe: float, baseline: float) -> float:
-    """Divide the pool at a recipe's loss by that at a baseline's, read off references x and losses, (n,)."""
+def multiplier(x: ndarray, losses: ndarray, law: str, better: float, worse: float) -> float:
+    """Divide the pool at the better loss by that at the worse, read off references x and losses, (n,)."""
     fit = LAWS[law](x, losses)
-    return fit.pools(recipe) / fit.pools(baseline)
+    return fit.pools(better) / fit.pools(worse)
 
 
-def leave_one_out(x: ndarray, losses: ndarray, law: str, recipe: float,
-                  baseline: float) -> tuple[float, float]:
+def leave_one_out(x: ndarray, losses: ndarray, law: str, better: float,
+                  worse: float) -> tuple[float, float]:
     """Tell the least and the greatest multiplier when each reference run is left out once."""
-    without = [multiplier(np.delete(x, one), np.delete(losses, one), law, recipe, baseline)
+    without = [multiplier(np.delete(x, one), np.delete(losses, one), law, better, worse)
                for one in range(len(x))]
     return min(without), max(without)

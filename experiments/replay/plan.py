@@ -49,45 +49,45 @@ def split(budget: Budget, repeats: int, stretch: float = 1, alpha: float = 1,
     target2 = round(alpha * target)
     later = round(target2 * stretch / budget.batch) * budget.batch
     earlier = budget.steps * budget.batch - later
-    recipe = Split(earlier - (target - target2), target - target2, later - target2, target2)
-    if min(recipe) < 0:
-        raise ValueError(f"{budget.steps} steps are too few for {recipe}")
-    return recipe
+    parts = Split(earlier - (target - target2), target - target2, later - target2, target2)
+    if min(parts) < 0:
+        raise ValueError(f"{budget.steps} steps are too few for {parts}")
+    return parts
 
 
-def stage1(budget: Budget, recipe: Split, pools: float = 1) -> str:
+def stage1(budget: Budget, parts: Split, pools: float = 1) -> str:
     """Write Stage 1's tokens as pretrain.py's flags; λ is the passes over the pool."""
     context, size = budget.context, round(pools * budget.pool)
-    return (f"pretrain --pre $pre --post $post $model --tokens {recipe.generic1 * context} "
-            f"--post-tokens {size * context} --lam {recipe.target1 / size:g}")
+    return (f"pretrain --pre $pre --post $post $model --tokens {parts.generic1 * context} "
+            f"--post-tokens {size * context} --lam {parts.target1 / size:g}")
 
 
-def stage2(budget: Budget, recipe: Split) -> str:
+def stage2(budget: Budget, parts: Split) -> str:
     """Write Stage 2's tokens as posttrain.py's flags."""
-    replay = recipe.generic2 / (recipe.generic2 + recipe.target2)
-    return f"posttrain --max-tokens {recipe.target2 * budget.context} --replay {replay:.6g} $at_end"
+    replay = parts.generic2 / (parts.generic2 + parts.target2)
+    return f"posttrain --max-tokens {parts.target2 * budget.context} --replay {replay:.6g} $at_end"
 
 
 def fine_tuning(budget: Budget, stretches: Sequence[float] = STRETCHES, pools: float = 1) -> list[str]:
-    """Plan two schedules, one a stage, the optimizer new: a chain a share of replay."""
+    """Plan two schedules, one a stage, the optimizer new: one chain per ρ."""
     lines = []
     for stretch in stretches:
-        recipe = split(budget, budget.tuning_repeats, stretch, pools=pools)
-        lines.append(f"{stage1(budget, recipe, pools)} $cosine | {stage2(budget, recipe)} $tuned | {STAGE_3}")
+        parts = split(budget, budget.tuning_repeats, stretch, pools=pools)
+        lines.append(f"{stage1(budget, parts, pools)} $cosine | {stage2(budget, parts)} $tuned | {STAGE_3}")
     return lines
 
 
 def mid_training(budget: Budget) -> list[str]:
-    """Plan one schedule and one optimizer over both stages: a chain a share of replay and an α.
+    """Plan one schedule and one optimizer over both stages: one chain per ρ and α.
 
     Last the tied mixture, which the paper has not: the target spread evenly over all steps.
     """
     lines = []
     for alpha, stretch in itertools.product(ALPHAS, MID_STRETCHES):
-        recipe = split(budget, budget.repeats, stretch, alpha)
-        left = (recipe.generic2 + recipe.target2) // budget.batch
-        lines.append(f"{stage1(budget, recipe)} $stable --leave {left} "
-                     f"| {stage2(budget, recipe)} --go-on | {STAGE_3}")
+        parts = split(budget, budget.repeats, stretch, alpha)
+        left = (parts.generic2 + parts.target2) // budget.batch
+        lines.append(f"{stage1(budget, parts)} $stable --leave {left} "
+                     f"| {stage2(budget, parts)} --go-on | {STAGE_3}")
     tied = split(budget, budget.repeats, alpha=0)
     return [*lines, f"{stage1(budget, tied)} $stable | {STAGE_3}"]
 
@@ -96,8 +96,8 @@ def reference(budget: Budget) -> list[str]:
     """Plan one stage with more and more of the target, spread evenly: the scale that recipes are read on."""
     lines = []
     for pools in POOLS:
-        recipe = split(budget, budget.repeats, alpha=0, pools=pools)
-        lines.append(f"{stage1(budget, recipe, pools)} $reference | {STAGE_3}")
+        parts = split(budget, budget.repeats, alpha=0, pools=pools)
+        lines.append(f"{stage1(budget, parts, pools)} $reference | {STAGE_3}")
     return lines
 
 

@@ -103,6 +103,8 @@ def judge(pipeline: str, found: Optimum) -> list[list[str]]:
     if len(found.pools) < 2:
         why = "of fewer than two pools ρ* and M lie within what was run"
         return [[claim, pipeline, why, "–", "not judged"] for claim in (worth, falling)]
+
+    # What must hold on every pool is judged where it holds least.
     off = np.abs(found.multiplier * (1 - found.rho) - 1).max(axis=1)
     near = estimate(TOLERANCE - off)
 
@@ -122,6 +124,8 @@ def optimum(points: list[Point], loss: str) -> Optimum:
     its loss a line in the pool's logarithm between those that were run.
     """
     losses = line_up(points, loss, {"fine-tuning"})
+
+    # Of each pool the first arm is its run without replay.
     by_pool = {}
     for arm in sorted(losses, key=lambda arm: (arm.pools, arm.rho)):
         by_pool.setdefault(arm.pools, []).append(arm)
@@ -129,6 +133,7 @@ def optimum(points: list[Point], loss: str) -> Optimum:
     every = np.array(list(by_pool))
     replayed = {pool: arms for pool, arms in by_pool.items() if len(arms) > 2}
 
+    # Seed by seed, so that ρ* and M have intervals.
     rhos, multipliers = [], []
     for arms in replayed.values():
         rho = np.array([arm.rho for arm in arms])
@@ -150,6 +155,10 @@ def vertex(rho: ndarray, losses: ndarray) -> Vertex:
 
 
 def pool_for(loss: float, pools: ndarray, losses: ndarray) -> float:
-    """Tell which pool fine-tuning needs for a loss without replay, by those run, (k,); nan beyond them."""
+    """Tell which pool fine-tuning needs for a loss without replay, by those run, (k,).
+
+    nan below the least of their losses; the smallest pool above the greatest.
+    """
+    # A larger pool is never worth less than a smaller one; np.interp wants the losses rising.
     rising = np.minimum.accumulate(losses)[::-1]
     return float(np.exp(np.interp(loss, rising, np.log(pools[::-1]), left=np.nan)))
