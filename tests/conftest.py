@@ -1,11 +1,11 @@
 """Stages run in the test's own process, in an empty folder, on small corpora; and what they left there."""
 
-import functools
 import importlib
 import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from random import Random
 from socket import socket
@@ -36,9 +36,9 @@ WORDS = {"pre": "the a river house sees crosses builds old small green".split(),
          "ft": "H2O CO2 NaCl + → 2 4 mol acid salt".split()}
 
 
-@functools.cache
+@cache
 def corpora() -> dict[str, str]:
-    """Make pre.jsonl, post.jsonl, ft.jsonl, and pairs.jsonl: prompts of small letters, completions of capitals."""
+    """Make three corpora of words, and pairs: prompts of small letters, completions of capitals."""
     files = {}
     for name, words in WORDS.items():
         random = Random(name)
@@ -52,14 +52,19 @@ def corpora() -> dict[str, str]:
     return files
 
 
+def write_corpora() -> None:
+    """Write pre.jsonl, post.jsonl, ft.jsonl and pairs.jsonl into the current folder."""
+    for name, text in corpora().items():
+        Path(name).write_text(text)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty current folder with four small corpora: pre.jsonl, post.jsonl, ft.jsonl, pairs.jsonl."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    for name, text in corpora().items():
-        Path(name).write_text(text)
+    write_corpora()
     return tmp_path
 
 
