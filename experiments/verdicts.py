@@ -80,15 +80,17 @@ def by_claim(rows: dict[str, list[Row]]) -> str:
 
 
 def seen_in(rows: list[Row]) -> str:
-    """Say in how many of the panels that are judged a claim is seen; bold where it is in fewer than all."""
+    """Say in how many panels a claim is seen, and is not judged; bold where it is not seen in all."""
     seen = [row.is_seen() for row in rows if row.verdict != "not judged"]
+    open_ones = len(rows) - len(seen)
     if not seen:
         return "**not judged**" if rows else "–"
+    told = f"seen in **{sum(seen)} of {len(seen)}**"
     if all(seen):
-        return "seen"
+        told = "seen"
     if not any(seen):
-        return "**not seen**"
-    return f"seen in **{sum(seen)} of {len(seen)}**"
+        told = "**not seen**"
+    return told + (f", **{open_ones} not judged**" if open_ones else "")
 
 
 def by_panel(rows: dict[str, list[Row]]) -> str:

@@ -196,13 +196,13 @@ def verdict_of(claim):
 def test_a_probe_that_tells_all_is_seen_to(stage):
     write_study()
     draw(stage, "forecast")
-    for claim in ("the probe ranks θ_post", "it ranks those of one λ", "it ranks better than L_im",
+    for claim in ("the probe ranks θ_post", "it ranks those of one λ and one size of D_post", "it ranks better than L_im",
                   "choosing by the probe lowers L_ret"):
         assert set(verdict_of(claim)) == {"seen (3 seeds)"}, claim
     text = Path("figures/forecast.md").read_text()
     gained, possible = re.search(r"chosen by L_im: ([\d.]+) .*, of ([\d.]+) that are possible", text).groups()
     assert gained == possible and float(gained) > 0
-    assert "| web → chat → chem | Stage 3 on another D_ft | 1.00 [1.00, 1.00] | 1.00 | 1.00 | 1.00 |" in text
+    assert "| web → chat → chem | Stage 3 on another D_ft |" + " 1.00 [1.00, 1.00] |" * 4 in text
 
     # Of two pipelines one is left to fit a law to, which has no interval.
     assert verdict_of("95% intervals cover 90%") == ["not judged"]
@@ -229,7 +229,7 @@ def test_a_forecast_is_of_a_law_that_saw_nothing_of_the_run():
     tasks = []
     for number in range(4):
         known = {"L_im": L_im, QUARTER: 1 + probe}
-        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1", "2"], recipes, np.zeros(3), recipes,
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1", "2"], recipes, np.zeros(3), np.zeros(3), recipes,
                           known, L_ret=1 + 2 * probe))
     tasks.append(tasks[-1]._replace(ft="ft 0"))
     wild = [task._replace(L_ret=task.L_ret.copy()) for task in tasks]
@@ -265,9 +265,14 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     """λ 1 keeps more throughout, and within each λ the order is turned round."""
     known, L_ret = np.array([[1.0, 2, 3, 7, 8, 9]]), np.array([[3.0, 2, 1, 9, 8, 7]])
     lams = np.array([1, 1, 1, 0, 0, 0])
-    one = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 6, lams, list("abcabc"), {"L_im": known}, L_ret)
+    one = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 6, lams, np.zeros(6), list("abcabc"), {"L_im": known}, L_ret)
     assert correlation(one, "L_im", within=True) == pytest.approx([-1])
     assert correlation(one, "L_im", within=False) > 0.5
+
+    # What comes of less of D_post is apart from both.
+    sizes = np.array([2, 2, 1, 2, 2, 1])
+    few = one._replace(sizes=sizes, L_ret=np.array([[3.0, 2, 9, 9, 8, 10]]))
+    assert correlation(few, "L_im", within=True) == pytest.approx([-1])
 
     # Of recipes a, b and c, λ 1 is told to keep more in all three, and of the wrong one in none.
     assert lam_told(one, "L_im").tolist() == [1]
@@ -279,7 +284,7 @@ def test_ranks_within_a_share_are_of_each_share_apart():
 def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatch):
     """Each pipeline is one number, however many runs it has."""
     L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10))}
-    tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), [], known, L_ret)
+    tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), np.zeros(10), [], known, L_ret)
              for number in range(3)]
     for ends, told in ((9.5, "seen (3 pipelines)"), (7.5, "not seen (3 pipelines)")):
         forecast = Forecast(L_ret, np.full((1, 10), -1.0), np.full((1, 10), ends))
@@ -298,7 +303,7 @@ def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
         for rate, rise in ((1e-4, 0.1), (1e-3, 1.0)):
             known = {"L_im": np.ones((1, 6)), QUARTER: np.full((1, 6), 1 + rise)}
             L_ret = 1 + rise * np.exp(0.3 * rng.standard_normal((1, 6)))
-            tasks.append(Task(f"web → {number}", f"ft {number}", rate, ["1"], list("abcdef"), np.zeros(6),
+            tasks.append(Task(f"web → {number}", f"ft {number}", rate, ["1"], list("abcdef"), np.zeros(6), np.zeros(6),
                               [], known, L_ret))
     _, narrower = judge_intervals(tasks, [])
     assert narrower[-1].startswith("not seen")
@@ -313,7 +318,7 @@ def test_what_is_chosen_on_one_half_is_judged_on_the_other():
         names = ("L_im", "noise of γ = 0.2", "0.5 of the way back to θ_pre", "an eighth of Stage 3 on D_pre")
         known = {name: rng.normal(size=(1, 9)) for name in names} | {best: L_ret}
         known["Stage 3 on another D_ft"] = L_ret                         # which is no choice
-        tasks.append(Task(pipeline, "chem", 1e-3, ["1"], ["r"] * 9, np.zeros(9), [], known, L_ret))
+        tasks.append(Task(pipeline, "chem", 1e-3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], known, L_ret))
     (one, judged_one), (other, judged_other) = chosen_elsewhere(tasks)
     assert (one, other) == ("L_im", "noise of γ = 0.2")
     assert [str(task) for task in judged_one + judged_other] == ["web → music → chem", "web → chat → chem"]
@@ -325,7 +330,7 @@ def test_the_combination_is_fitted_to_other_tasks_only():
     rng = np.random.default_rng(0)
     a, b, c = rng.normal(size=(3, 1, 9))
     kinds = {"noise of γ = 0.2": a, "0.5 of the way back to θ_pre": b, "an eighth of Stage 3 on D_pre": c}
-    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), [], kinds, standardized(L_ret))
+    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], kinds, standardized(L_ret))
              for pipeline, ft, L_ret in (("web → music", "chem", a), ("web → chat", "chem", b),
                                          ("web → chat", "music", b))]
     music, chat, _ = with_combination(tasks)
@@ -337,7 +342,7 @@ def test_the_combination_is_fitted_to_other_tasks_only():
 def test_what_choosing_lowers_by_hand():
     """By L_im the second of four is chosen, by the probe the last two, which are alike."""
     known = {"L_im": np.array([[2.0, 1, 2, 2]]), QUARTER: np.array([[3.0, 4, 2, 2]])}
-    task = Task("web → music", "chem", 1e-3, ["1"], list("abcd"), np.zeros(4), list("abcd"), known,
+    task = Task("web → music", "chem", 1e-3, ["1"], list("abcd"), np.zeros(4), np.zeros(4), list("abcd"), known,
                 L_ret=np.array([[1.0, 1.8, 1.2, 1.6]]))
     assert saved_by_choosing(task, QUARTER) == pytest.approx([0.4]) and saved_by_choosing(task, "L_im") == [0]
     worse = task._replace(L_ret=np.array([[1.0, 1.0, 1.2, 1.6]]))
@@ -501,12 +506,17 @@ def test_a_probe_without_the_evaluations_is_named(stage):
 
 
 def test_runs_are_ranked_on_one_D_post_and_a_lost_D_pre_has_a_substitute(stage, forecast_of):
-    for name, post in (("a", "post.jsonl"), ("b", "ft.jsonl")):
+    Path("other").mkdir()
+    shutil.copy("ft.jsonl", "other/post.jsonl")                          # another text of the same name
+    checksums = {}
+    for name, post in (("a", "post.jsonl"), ("b", "other/post.jsonl")):
         stage("pretrain", f"--tokens 1k --post {post} --out out/pre-{name}")
+        checksums[name] = report(f"pre-{name}")["lineage"][0]["corpora"]["post"]["checksum"]
         stage("posttrain", f"--max-tokens 1k --init out/pre-{name} --out out/{name}")
     run = forecast_of("out/a out/b")
     assert run.status == 2 and run.err == (
-        "error: out/a is measured on D_post post in bytes, out/b on D_post ft in bytes: forecast each for itself\n")
+        f"error: out/a is measured on post ({checksums['a'][:8]}), bytes, context 32, "
+        f"out/b on post ({checksums['b'][:8]}), bytes, context 32: forecast each for itself\n")
     Path("pre.jsonl").unlink()
     run = forecast_of("out/a")
     assert run.status == 2 and "pre.jsonl" in run.err and "or go on with another corpus, --probe" in run.err

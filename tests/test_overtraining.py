@@ -9,7 +9,8 @@ import pytest
 
 from experiments import cost, early_exposure, overtraining
 from experiments.cost import checkpoint_bytes, model_of, tokens
-from experiments.overtraining.claims import at_best_rate, judge_at_equal_loss, judge_growth, judge_inflection
+from experiments.overtraining.claims import (at_best_rate, best_doublings, judge_at_equal_loss, judge_growth,
+                                             judge_inflection)
 from experiments.sweep import Sweep, plan
 from run.files import UserError
 from tests.finished_runs import finish
@@ -121,13 +122,18 @@ def test_the_best_budget_comes_earlier_at_larger_gamma_or_not():
     assert verdicts(judge_inflection("γ", curves)) == [(claim, pytest.approx(3 - 7 / 6, abs=1e-6), True)]
     swapped = curves | {0.1: curves[0.4], 0.4: curves[0.1]}
     assert verdicts(judge_inflection("γ", swapped))[0][1:] == (pytest.approx(7 / 6 - 3, abs=1e-6), False)
+    # Where it lies between the first two, it does whichever of them is less; what only falls is at the end.
+    near = np.array([[(doublings - vertex) ** 2 for doublings in range(4)] for vertex in (0.45, 0.55, 2.6, -1)])
+    assert best_doublings(BUDGETS, {"L_pre": near}) == pytest.approx([0.45, 0.55, 2.6, 0])
+    assert best_doublings(BUDGETS[:2], {"L_pre": near[:, :2]}).tolist() == [0, 1, 1, 0]
+    assert best_doublings(BUDGETS, {"L_pre": -near[:1]}).tolist() == [3]
     same = {size: curves[0] for size in curves}
     assert verdicts(judge_inflection("γ", same))[0][1:] == (0, False)
     assert judge_inflection("γ", {0: curves[0], 0.1: curves[0.1]}) == []              # one size has no trend
 
 
 def run_at(seed, rate, L_ft, tokens=1e6):
-    return {"pipeline": "a → b", "tokens": tokens, "rate": rate, "seed": seed, "L_ft": L_ft}
+    return {"run": "a", "pipeline": "a → b", "tokens": tokens, "rate": rate, "seed": seed, "L_ft": L_ft}
 
 
 def test_every_budget_is_shown_at_the_rate_that_is_best_for_the_other_seeds():
@@ -143,6 +149,8 @@ def test_every_budget_is_shown_at_the_rate_that_is_best_for_the_other_seeds():
 def test_rates_are_compared_over_the_seeds_that_have_them_all():
     points = [run_at("1", 1e-3, 1.0), run_at("1", 3e-3, 1.1), run_at("2", 1e-3, 1.0)]
     assert at_best_rate(points) == points[:1]
+    with pytest.raises(UserError, match="a and b are alike, name the runs of one sweep"):
+        at_best_rate([*points, points[0] | {"run": "b"}])
     with pytest.raises(UserError, match="no seed has all rates and budgets of a → b, finish its sweep first"):
         at_best_rate(points[1:])
 
@@ -156,6 +164,11 @@ def test_at_equal_loss_what_only_goes_with_the_loss_is_no_effect_of_lambda():
         explained[rate] = lams, {"L_im": loss, "ΔL_post": 0.5 + 2 * loss}
     assert [one[1:] for one in verdicts(judge_at_equal_loss(curves))] == [(0.2, True), (-2, False)]
     assert [one[1] for one in verdicts(judge_at_equal_loss(explained))] == [0, -2]
+
+    # What bends in λ goes with no rate.
+    for rate, (_, by_loss) in curves.items():
+        by_loss["ΔL_post"] = np.tile(0.3 * lams ** 0.5, (SEEDS, 1))
+    assert verdicts(judge_at_equal_loss(curves))[1][1] == 0
     assert judge_at_equal_loss({1e-3: curves[1e-3]}) == []
 
 
@@ -232,4 +245,4 @@ def test_noise_on_post_trained_models_against_lambda(experiments):
     assert seen(Path("out/toy/figures/early-noise.md").read_text()) == {
         "noise costs less L_post, the higher λ": (6, 6),
         "noise costs less L_post, the higher λ, at equal L_im": (2, 2),
-        "noise costs more L_post, the lower L_im, at equal λ": (2, 2)}
+        "noise costs more L_post after Stage-2 rates of lower L_im, λ by λ": (2, 2)}

@@ -14,7 +14,8 @@ from experiments.replay.efficiency import RECIPES, Arm, Efficiency, best, line_u
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
 from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, EFFICIENCY, MID_STRETCHES, PREDICTION,
                                      SETTINGS, STRETCHES, Budget, fine_tuning, mid_training, reference, split)
-from experiments.replay.prediction import Prediction, pool_for, vertex
+from experiments.replay.prediction import Optimum, Prediction, pool_for, vertex
+from experiments.replay.prediction import judge as judge_prediction
 from experiments.statistics import verdict
 from experiments.sweep import number, plan
 from run.files import UserError
@@ -211,6 +212,24 @@ def test_what_lies_beyond_the_runs_is_not_judged():
     prediction = Prediction(("L_im",))
     assert {row[4] for row in prediction.verdicts(falling)} == {"not judged"}
     assert prediction.table(falling)[1][2:] == ["–"] * 5
+
+
+def test_a_pool_beyond_the_runs_leaves_the_prediction_open():
+    """What the two others say is told, and is no verdict."""
+    found = Optimum(np.array([1.0, 2, 4]), rho=np.array([[0.5, 0.4, np.nan]] * 2),
+                    multiplier=np.array([[2.0, 1.6, 3.0]] * 2))
+    worth, falling = judge_prediction("a → b", found)
+    assert "0.210 [0.210, 0.210], ρ* − 0.25: 0.150 [0.150, 0.150], on 2 of 3 pools" in worth[2]
+    assert worth[4] == falling[4] == "not judged"
+    verdicts = judge_prediction("a → b", found.within())
+    assert [row[4] for row in verdicts] == ["seen (2 seeds)"] * 2
+
+
+def test_a_pool_needs_its_run_without_replay():
+    points = [{"pipeline": "a → b", "seed": "1", "alpha": 1.0, "rho": rho, "pool_tokens": 1,
+               "recipe": "fine-tuning", "L_im": 3 - rho} for rho in (0.2, 0.5, 0.75)]
+    with pytest.raises(UserError, match="a pool lacks its run without replay, finish the sweep first"):
+        Prediction(("L_im",)).verdicts(points)
 
 
 def test_efficiency_leaves_out_recipes_on_other_pools():

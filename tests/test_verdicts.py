@@ -47,8 +47,10 @@ def test_numbers_of_two_statistics_are_kept_and_what_is_not_judged_says_so():
     assert row.short() == "0.100, ρ* − 0.25: 0.200: **not seen**"
     unknown = row._replace(measured="of so few there are none", verdict="not judged")
     assert unknown.short() == "of so few there are none: **not judged**"
-    assert seen_in([unknown]) == "**not judged**" and seen_in([unknown, row]) == "**not seen**"
-    assert seen_in([unknown, row._replace(verdict="seen (2 seeds)")]) == "seen" and seen_in([]) == "–"
+    assert seen_in([unknown]) == "**not judged**" and seen_in([unknown, row]) == "**not seen**, **1 not judged**"
+    seen = row._replace(verdict="seen (2 seeds)")
+    assert seen_in([unknown, seen]) == "seen, **1 not judged**" and seen_in([seen]) == "seen"
+    assert seen_in([]) == "–"
 
 
 def test_a_folder_without_figures_is_one_line(stage, folder):

@@ -14,7 +14,7 @@ from numpy import ndarray
 from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
 from experiments.forecast.calibration import Forecast
-from experiments.forecast.intervals import judge_intervals, left_out, published_beside
+from experiments.forecast.intervals import forecasts_of, judge_intervals, published_beside
 from experiments.forecast.known import PART, QUARTER, Task, describe, on_d_pre, tasks_of, with_course
 from experiments.forecast.plan import PLAN
 from experiments.points import Point, distinct
@@ -70,18 +70,17 @@ class Forecasts(NamedTuple):
         for where, some in by_name(tasks).items():
             for name in some[0].known:
                 ranked, alike = (estimate(over_rates(some, name, within)) for within in (False, True))
-                by_rate = [over_rates([task for task in some if task.rate == rate], name).mean()
-                           for rate in rates]
+                by_rate = [shown_at(rate, some, name) for rate in rates]
                 told = estimate(np.mean([lam_told(task, name) for task in some], axis=0))
                 lower = estimate(np.mean([saved_by_choosing(task, name) for task in some], axis=0))
-                rows.append([where, name, f"{ranked:.2f}", *(f"{one:.2f}" for one in by_rate), f"{alike:.2f}",
+                rows.append([where, name, f"{ranked:.2f}", *by_rate, f"{alike:.2f}",
                              f"{told:.2f}", f"{lower:.3f}"])
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline, every run with its interval."""
         tasks = tasks_of(points)
-        forecasts = left_out(tasks, published_beside(tasks, points[0]["preset"]))
+        forecasts = forecasts_of(tasks, points[0]["preset"])
         markers = dict(zip(sorted({task.rate for task in tasks}), MARKERS))
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
             panels = {}
@@ -107,7 +106,8 @@ def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
     """Judge how a quarter of Stage 3 on D_pre ranks in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
     ranked = over_rates(tasks, QUARTER)
     claims = [("the probe ranks θ_post", "Spearman", ranked),
-              ("it ranks those of one λ", "Spearman within λ", over_rates(tasks, QUARTER, within=True)),
+              ("it ranks those of one λ and one size of D_post", "Spearman within λ",
+               over_rates(tasks, QUARTER, within=True)),
               ("it ranks better than L_im", "Spearman − that of L_im", ranked - over_rates(tasks, "L_im"))]
     rows = []
     for claim, words, by_seed in claims:
@@ -188,12 +188,20 @@ def over_rates(tasks: list[Task], name: str, within: bool = False) -> ndarray:
 
 
 def correlation(task: Task, name: str, within: bool) -> ndarray:
-    """Correlate ranks over recipes, or over those of each λ and average these: (seeds,)."""
+    """Correlate ranks over recipes, or over those of each λ and the common |D_post|, averaged: (seeds,)."""
     known = task.known[name]
     if not within:
         return spearman(known, task.L_ret)
-    alike = [task.lams == lam for lam in np.unique(task.lams)]
+    sizes, counts = np.unique(task.sizes, return_counts=True)
+    common = task.sizes == sizes[counts.argmax()]
+    alike = [common & (task.lams == lam) for lam in np.unique(task.lams)]
     return np.mean([spearman(known[:, some], task.L_ret[:, some]) for some in alike], axis=0)
+
+
+def shown_at(rate: float, tasks: list[Task], name: str) -> str:
+    """Write the rank correlation at one rate of Stage 3; a dash where it has no task."""
+    there = [task for task in tasks if task.rate == rate]
+    return f"{estimate(over_rates(there, name)):.2f}" if there else "–"
 
 
 def lam_told(task: Task, name: str) -> ndarray:
@@ -223,7 +231,7 @@ def L_ret_chosen_by(task: Task, name: str) -> ndarray:
 
 def with_forecasts(tasks: list[Task], preset: str) -> list[Task]:
     """Add the forecasts to what is known, where there is a law for all."""
-    forecasts = left_out(tasks, published_beside(tasks, preset))
+    forecasts = forecasts_of(tasks, preset)
     if any(np.isnan(forecast.value).any() for forecast in forecasts):
         return tasks
     return [task._replace(known=task.known | {"the forecast": forecast.value})

@@ -132,7 +132,10 @@ def state_of(run: Path, args: Namespace) -> State:
         raise UserError(f"{run} is a run of {lineage[-1]['stage']}, give one of posttrain")
     L_im = lineage[-1]["losses"]["L_im"]["mean"]
     pretrained = lineage[0]["args"]
-    loss_on = f"D_post {stem(pretrained['post'])} in {stem(pretrained['tokenizer'])}"
+    checksum = lineage[0]["corpora"]["post"]["checksum"]
+    context = pretrained.get("context") or PRESETS[pretrained["preset"]]["context"]
+    loss_on = f"{stem(pretrained['post'])} ({checksum[:8]}), {stem(pretrained['tokenizer'])}"
+    loss_on += f", context {context}"
     if lineage[-1]["args"].get("loss_on") == "completion":
         loss_on += ", completions only"
 
@@ -145,7 +148,6 @@ def state_of(run: Path, args: Namespace) -> State:
 
     # What is feared is a Stage 3 from here.
     feared = Planned("finetune", tuple(stage_3(args)), seed, run, parent)
-    context = pretrained.get("context") or PRESETS[pretrained["preset"]]["context"]
     batch = int(value(feared, "--batch"))
     steps = math.ceil(whole_sequences(int(value(feared, "--tokens")), context) / batch)
 

@@ -35,13 +35,13 @@ def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
 
     # What an interval is worth to somebody depends on its width.
     above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
-    nats = np.median(np.concatenate([(forecast.high - forecast.low).ravel() for forecast in forecasts]))
+    nats = np.median([np.median(forecast.high - forecast.low) for forecast in forecasts])
     shares = ", ".join(f"{share:.2f}" for share in inside)
     measured = f"share of L_ret inside: {shares}, median width {nats:.2f} nats"
     times = f"{narrower.exponential():.1f}"
     return [[claim, where, measured, above.shown_p(), of_pipelines(above)],
             ["the probe makes them narrower", where, f"without it they are {times} times as wide",
-             narrower.shown_p(), of_pipelines(narrower)]]
+             narrower.shown_p(), of_pipelines(narrower) if np.isfinite(narrower.value) else "not judged"]]
 
 
 def of_pipelines(found: Estimate) -> str:
@@ -53,6 +53,11 @@ def published_beside(tasks: list[Task], preset: str) -> list[Task]:
     """Read what is published of other pipelines at this preset."""
     ours = {task.pipeline for task in tasks}
     return [task for task in published(preset) if task.pipeline not in ours]
+
+
+def forecasts_of(tasks: list[Task], preset: str) -> list[Forecast]:
+    """Forecast every run of each of the tasks by what it has not to do with, published too: as `left_out`."""
+    return left_out(tasks, published_beside(tasks, preset))
 
 
 def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> list[Forecast]:

@@ -29,6 +29,7 @@ class Task(NamedTuple):
     seeds: list[str]                     # (seeds,)
     recipes: list[str]                   # (n,)
     lams: ndarray                        # (n,)
+    sizes: ndarray                       # (n,) |D_post| in tokens
     stages_2: list[str]                  # (n,) recipes without what they differ by in Stage 1
     known: dict[str, ndarray]            # by name, what is known before, (seeds, n)
     L_ret: ndarray                       # (seeds, n)
@@ -55,7 +56,7 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     stage_2 = ", ".join(named)
     known = {"pipeline": f"{stem(pre['pre'])} → {stem(pre['post'])}", "seed": seed_of(lineage),
              "recipe": f"{recipe}, λ {lam:.2g}, {stage_2}",
-             "stage_2": stage_2, "lam": round(lam, 2),
+             "stage_2": stage_2, "lam": round(lam, 2), "post_tokens": float(pre["post_tokens"]),
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
              "L_pre of θ_post": losses[1]["L_pre"]}
 
@@ -148,9 +149,9 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
                 for name in known[seeds[0], recipes[0]]}
     L_ret = lined_up.pop("L_ret")
     first = [cases[seeds[0], recipe][0] for recipe in recipes]
-    lams = np.array([point["lam"] for point in first])
+    lams, sizes = (np.array([point[name] for point in first]) for name in ("lam", "post_tokens"))
     stages_2 = [point["stage_2"] for point in first]
-    return Task(pipeline, ft, rate, seeds, recipes, lams, stages_2, lined_up, L_ret)
+    return Task(pipeline, ft, rate, seeds, recipes, lams, sizes, stages_2, lined_up, L_ret)
 
 
 def known_of(case: list[Point], ft: str) -> dict[str, float]:

@@ -88,21 +88,21 @@ def judge_inflection(symbol: str, curves: dict[float, Curve]) -> Judged:
 
 
 def best_doublings(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
-    """Find each seed's best budget for L_pre, in doublings of the first, (seeds,).
+    """Find each seed's best budget for L_pre, in doublings of the first and within the ladder, (seeds,).
 
-    It is the vertex of a parabola through the least loss and its neighbours; at an end of the ladder the
-    least is taken to be there, which makes two that differ closer than they are.
+    It is the vertex of a parabola through the least loss and its neighbours, at an end its two.
     """
     doublings = np.log2(budgets / budgets[0])
     best = []
     for losses in by_loss["L_pre"]:
-        k = losses.argmin()
-        if k in (0, len(losses) - 1):
-            best.append(doublings[k])
-            continue
-        around = slice(k - 1, k + 2)
-        parabola = np.polynomial.Polynomial.fit(doublings[around], losses[around], 2)
-        best.append(parabola.deriv().roots()[0])
+        least = losses.argmin()
+        middle = int(np.clip(least, 1, max(len(losses) - 2, 1)))
+        around = slice(middle - 1, middle + 2)
+        constant, slope, curvature = np.polynomial.polynomial.polyfit(doublings[around], losses[around], 2)
+
+        # Losses that bend the other way are least at an end.
+        vertex = -slope / (2 * curvature) if curvature > 0 else doublings[least]
+        best.append(np.clip(vertex, 0, doublings[-1]))
     return np.array(best)
 
 
@@ -115,7 +115,7 @@ def judge_tuned(budgets: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 def at_best_rate(points: list[Point]) -> list[Point]:
     """Keep of every D_ft, budget and seed the run at one rate: that of the least L_ft for the other seeds.
 
-    Raises UserError if no seed has every rate at every budget that any seed has.
+    Raises UserError if no seed has every rate at every budget that any seed has, or one has it twice.
     """
     # Per D_ft and budget: a seed's rate is chosen without looking at that seed.
     chosen = []
@@ -125,11 +125,18 @@ def at_best_rate(points: list[Point]) -> list[Point]:
             raise UserError(f"no seed has all rates and budgets of {pipeline}, finish its sweep first")
         seeds, rates = distinct(there, "seed"), distinct(there, "rate")
         for tokens in distinct(there, "tokens"):
-            runs = [[having(there, tokens=tokens, seed=seed, rate=rate)[0] for rate in rates]
+            runs = [[only(having(there, tokens=tokens, seed=seed, rate=rate)) for rate in rates]
                     for seed in seeds]
             by_seed = np.array([columns(row, ["L_ft"])[:, 0] for row in runs])            # (seeds, rates)
             chosen += [row[best] for row, best in zip(runs, best_of_others(by_seed))]
     return chosen
+
+
+def only(points: list[Point]) -> Point:
+    """Take the one point that there is; raises UserError if there are more."""
+    if len(points) > 1:
+        raise UserError(f"{points[0]['run']} and {points[1]['run']} are alike, name the runs of one sweep")
+    return points[0]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -142,19 +149,25 @@ def judge_exposed(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 
 def judge_at_equal_loss(curves: dict[float, Curve]) -> Judged:
-    """Judge the same at equal L_im: fit ΔL_post = a + b L_im + c λ for each seed, and take −c; then −b.
+    """Judge the same at equal L_im: fit ΔL_post = a + b L_im + c λ for each seed, and take −c.
 
-    Stage 2 at several rates makes L_im vary at every λ, so that b and c can be told apart: b is what goes
-    with the rate.
+    Stage 2 at several rates makes L_im vary at every λ, so that b and c can be told apart. What b is made of,
+    the slope over rates with every λ for itself, is judged too.
     """
     if len(curves) < 2:
         return []
     lams = np.hstack([np.broadcast_to(dial, by_loss["L_im"].shape) for dial, by_loss in curves.values()])
     im, rise = (np.hstack([by_loss[loss] for _, by_loss in curves.values()]) for loss in ("L_im", "ΔL_post"))
+    at_equal_loss = estimate(-partial_slope(lams, rise, held=im))
+
+    # (seeds, rates, λ), each λ from its mean over rates.
+    im, rise = (part.reshape(len(part), len(curves), -1) for part in (im, rise))
+    apart = im - im.mean(axis=1, keepdims=True)
+    over_rates = estimate(-(apart * rise).sum(axis=(1, 2)) / (apart ** 2).sum(axis=(1, 2)))
     return [("noise costs less L_post, the higher λ, at equal L_im", "−slope of ΔL_post in λ beside L_im",
-             estimate(-partial_slope(lams, rise, held=im))),
-            ("noise costs more L_post, the lower L_im, at equal λ", "−slope of ΔL_post in L_im beside λ",
-             estimate(-partial_slope(im, rise, held=lams)))]
+             at_equal_loss),
+            ("noise costs more L_post after Stage-2 rates of lower L_im, λ by λ",
+             "−slope of ΔL_post in L_im over rates", over_rates)]
 
 
 # ------------------------------------------------------------------------------------------------------------

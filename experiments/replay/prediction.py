@@ -16,6 +16,7 @@ from numpy import ndarray
 from experiments.points import Point, distinct, having
 from experiments.replay.efficiency import line_up
 from experiments.statistics import estimate, verdict
+from run.files import UserError
 
 TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1
 LEAST_SHARE = 0.25                           # that ρ* must have for that to say anything
@@ -56,7 +57,7 @@ class Prediction(NamedTuple):
         rows = []
         for pipeline in distinct(points, "pipeline"):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
-            rows += judge(pipeline, found.within())
+            rows += judge(pipeline, found)
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -98,30 +99,40 @@ class Prediction(NamedTuple):
 
 
 def judge(pipeline: str, found: Optimum) -> list[list[str]]:
-    """Judge both predictions on the pools of one pipeline: rows of `drawing.VERDICTS`."""
+    """Judge both predictions in one pipeline: rows of `drawing.VERDICTS`.
+
+    They are of all pools: where one lies beyond what was run, neither is judged, and what the others say is
+    told.
+    """
+    within = found.within()
     worth, falling = "replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool"
-    if len(found.pools) < 2:
+    if len(within.pools) < 2:
         why = "of fewer than two pools ρ* and M lie within what was run"
         return [[claim, pipeline, why, "–", "not judged"] for claim in (worth, falling)]
 
     # What must hold on every pool is judged where it holds least.
-    off = np.abs(found.multiplier * (1 - found.rho) - 1).max(axis=1)
+    off = np.abs(within.multiplier * (1 - within.rho) - 1).max(axis=1)
     near = estimate(TOLERANCE - off)
 
     # Without replay's gain ρ* is 0 and M is 1, and the prediction holds of nothing.
-    replays = estimate(found.rho.min(axis=1) - LEAST_SHARE)
+    replays = estimate(within.rho.min(axis=1) - LEAST_SHARE)
     measured = f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, ρ* − {LEAST_SHARE}: {replays:.3f}"
-    falls = estimate(found.multiplier[:, 0] - found.multiplier[:, -1])
-    ends = "M at {:,.0f} tokens − at {:,.0f}".format(found.pools[0], found.pools[-1])
-    return [[worth, pipeline, measured, f"{near.shown_p()}, {replays.shown_p()}", verdict(near, replays)],
-            [falling, pipeline, f"{ends}: {falls:.3f}", falls.shown_p(), verdict(falls)]]
+    falls = estimate(within.multiplier[:, 0] - within.multiplier[:, -1])
+    ends = "M at {:,.0f} tokens − at {:,.0f}".format(within.pools[0], within.pools[-1])
+    verdicts = verdict(near, replays), verdict(falls)
+    if len(within.pools) < len(found.pools):
+        measured += f", on {len(within.pools)} of {len(found.pools)} pools"
+        verdicts = "not judged", "not judged"
+    return [[worth, pipeline, measured, f"{near.shown_p()}, {replays.shown_p()}", verdicts[0]],
+            [falling, pipeline, f"{ends}: {falls:.3f}", falls.shown_p(), verdicts[1]]]
 
 
 def optimum(points: list[Point], loss: str) -> Optimum:
     """Find ρ* and M at each pool that was replayed on, seed by seed.
 
     ρ* is the vertex of a parabola in ρ, which the model's risk is. M is read off fine-tuning without replay,
-    its loss a line in the pool's logarithm between those that were run.
+    its loss a line in the pool's logarithm between those that were run, and is 1 or more: replay is optional.
+    Raises UserError as `line_up`, or if a pool lacks its run without replay.
     """
     losses = line_up(points, loss, {"fine-tuning"})
 
@@ -129,6 +140,8 @@ def optimum(points: list[Point], loss: str) -> Optimum:
     by_pool = {}
     for arm in sorted(losses, key=lambda arm: (arm.pools, arm.rho)):
         by_pool.setdefault(arm.pools, []).append(arm)
+    if any(arms[0].rho for arms in by_pool.values()):
+        raise UserError("a pool lacks its run without replay, finish the sweep first")
     plain = np.stack([losses[arms[0]] for arms in by_pool.values()], axis=1)           # (seeds, pools)
     every = np.array(list(by_pool))
     replayed = {pool: arms for pool, arms in by_pool.items() if len(arms) > 2}
@@ -139,8 +152,8 @@ def optimum(points: list[Point], loss: str) -> Optimum:
         rho = np.array([arm.rho for arm in arms])
         found = [vertex(rho, np.array(of_seed)) for of_seed in zip(*(losses[arm] for arm in arms))]
         rhos.append([best.rho for best in found])
-        multipliers.append([pool_for(best.least, every, of_seed) / arms[0].pools
-                            for best, of_seed in zip(found, plain)])
+        worth = [pool_for(best.least, every, of_seed) / arms[0].pools for best, of_seed in zip(found, plain)]
+        multipliers.append(np.maximum(worth, 1))
     return Optimum(np.array(list(replayed)), np.array(rhos).T, np.array(multipliers).T)
 
 
