@@ -13,7 +13,8 @@ from experiments.replay.claims import judge
 from experiments.replay.efficiency import RECIPES, Arm, Efficiency, best, line_up
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
 from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, EFFICIENCY, MID_STRETCHES, PREDICTION,
-                                     SETTINGS, STRETCHES, Budget, fine_tuning, mid_training, reference, split)
+                                     SETTINGS, STRETCHES, Budget, fine_tuning, mid_training, reference, split,
+                                     tied)
 from experiments.replay.prediction import Optimum, Prediction, pool_for, vertex
 from experiments.replay.prediction import judge as judge_prediction
 from experiments.statistics import verdict
@@ -57,7 +58,8 @@ def test_the_split_by_hand():
 
 
 @pytest.mark.parametrize("preset", BUDGETS)
-@pytest.mark.parametrize("lines_of, repeats", [(fine_tuning, "tuning_repeats"), (mid_training, "repeats")])
+@pytest.mark.parametrize("lines_of, repeats", [(fine_tuning, "tuning_repeats"), (mid_training, "repeats"),
+                                               (tied, "repeats")])
 def test_all_recipes_have_the_same_steps_and_target_tokens(preset, lines_of, repeats):
     budget = BUDGETS[preset]
     step = budget.batch * budget.context
@@ -75,7 +77,7 @@ def test_reference_runs_read_larger_pools_as_often():
 
 
 def test_stage_1_leaves_just_the_steps_that_stage_2_takes():
-    for run in chains(mid_training(BUDGETS["toy"]))[:-1]:                    # the last, tied, has one stage
+    for run in chains(mid_training(BUDGETS["toy"])):
         stage1, stage2 = run.ancestors()[::-1]
         left = number(dict(stage1.settings)["--leave"])
         assert left * 4096 == tokens_of(run)[1].sum()

@@ -51,6 +51,7 @@ def judge(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 AGAINST_RHO = Curves(dial="rho", symbol="ρ", series="series", name_series=str, panels=("L_im", "L_ret"),
                      losses=LOSSES, falls="L_im", judge=judge, colour="#e87b14",
+                     colours={"fine-tuning": "#15808a"},
                      belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"))
 FIGURES = {
     "replay-prediction": Figure("Is the best share of replay what a linear model says?", PREDICTION,

@@ -92,7 +92,7 @@ class Efficiency(NamedTuple):
             losses = line_up(having(points, pipeline=pipeline), self.losses[0], RECIPES)
             x, references = reference_of(losses)
             axis.plot(x, references.T, ".", color="grey", markersize=4)
-            axis.plot(x, references.mean(axis=0), "o", color="black", markersize=5)
+            axis.plot(x, references.mean(axis=0), "o", color="black", markersize=5, label="reference runs")
             axis.set(title=pipeline, xscale="log", xlabel="target data of the reference recipe, in pools",
                      ylabel=f"{self.losses[0]} (nats per token)")
 

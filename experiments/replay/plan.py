@@ -78,18 +78,19 @@ def fine_tuning(budget: Budget, stretches: Sequence[float] = STRETCHES, pools: f
 
 
 def mid_training(budget: Budget) -> list[str]:
-    """Plan one schedule and one optimizer over both stages: one chain per ρ and α.
-
-    Last the tied mixture, which the paper has not: the target spread evenly over all steps.
-    """
+    """Plan one schedule and one optimizer over both stages: one chain per ρ and α."""
     lines = []
     for alpha, stretch in itertools.product(ALPHAS, MID_STRETCHES):
         parts = split(budget, budget.repeats, stretch, alpha)
         left = (parts.generic2 + parts.target2) // budget.batch
         lines.append(f"{stage1(budget, parts)} $stable --leave {left} "
                      f"| {stage2(budget, parts)} --go-on | {STAGE_3}")
-    tied = split(budget, budget.repeats, alpha=0)
-    return [*lines, f"{stage1(budget, tied)} $stable | {STAGE_3}"]
+    return lines
+
+
+def tied(budget: Budget) -> list[str]:
+    """Plan mid-training's schedule with the target spread evenly over all steps, which the paper has not."""
+    return [f"{stage1(budget, split(budget, budget.repeats, alpha=0))} $stable | {STAGE_3}"]
 
 
 def reference(budget: Budget) -> list[str]:
@@ -107,7 +108,8 @@ BUDGETS = {
     "135m": Budget(steps=1024, batch=1024, context=4096, pool=1024, tuning_repeats=64, repeats=32),
 }
 SHARES = {preset: [*fine_tuning(budget), *mid_training(budget)] for preset, budget in BUDGETS.items()}
-EFFICIENCY = {preset: [*SHARES[preset], *reference(budget)] for preset, budget in BUDGETS.items()}
+EFFICIENCY = {preset: [*SHARES[preset], *tied(budget), *reference(budget)]
+              for preset, budget in BUDGETS.items()}
 # Smaller pools are replayed more; the largest, without replay, are there to read off what replay is worth.
 POOLED = {0.5: (1, 2, 4, 8, 16), 1: STRETCHES, 2: (1, 2, 4), 4: (1,), 8: (1,)}
 PREDICTION = {preset: [line for pools, stretches in POOLED.items()
