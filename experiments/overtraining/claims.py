@@ -98,10 +98,12 @@ def best_doublings(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
         least = losses.argmin()
         middle = int(np.clip(least, 1, max(len(losses) - 2, 1)))
         around = slice(middle - 1, middle + 2)
-        constant, slope, curvature = np.polynomial.polynomial.polyfit(doublings[around], losses[around], 2)
+        parabola = np.polynomial.Polynomial.fit(doublings[around], losses[around], min(2, len(losses) - 1))
 
-        # Losses that bend the other way are least at an end.
-        vertex = -slope / (2 * curvature) if curvature > 0 else doublings[least]
+        # Losses that bend the other way, or are but two, are least at an end.
+        vertex = doublings[least]
+        if parabola.deriv(2)(0) > 0:
+            vertex = parabola.deriv().roots()[0]
         best.append(np.clip(vertex, 0, doublings[-1]))
     return np.array(best)
 
