@@ -17,7 +17,7 @@ import torch
 from matplotlib import pyplot
 
 from run.checkpoint import read_checkpoint, read_progress
-from run.files import UserError, lock
+from run.files import UserError, lock, write_json
 from run.flags import mendable
 from run.folder import SINCE
 from tests.conftest import ROOT, SMALL, assert_same, die_at, files_of, log_of, report, weights
@@ -421,6 +421,15 @@ def test_what_is_finished_is_of_use_on_a_disk_that_cannot_be_written(chain, stag
         refused = read_only(name, "--overwrite")
         assert refused.status == 2 and f"cannot write out/{name} (Read-only file system)" in refused.err
     assert spoiled(broken(1, errno.EROFS), lambda: stage("evaluate", "out/finetune")).status == 0
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """Power that fails between the two would leave it empty under its name."""
+    done = []
+    monkeypatch.setattr("os.fsync", lambda file: done.append(os.fstat(file).st_size))
+    monkeypatch.setattr("os.replace", lambda *names: done.append("named"))
+    write_json(tmp_path / "a.json", "x")
+    assert done == [len('"x"\n'), "named"]
 
 
 def test_a_run_is_finished_though_its_last_pt_cannot_be_removed(stage, monkeypatch):
