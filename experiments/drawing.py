@@ -110,7 +110,7 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
 
     # savefig draws everything once more where there is a layout left to be made.
     canvas.get_layout_engine().execute(canvas)
-    canvas.set_layout_engine("none")
+    canvas.set_layout_engine(None)
     with atomic(picture) as file:
         canvas.savefig(file, format=picture.suffix[1:])
 

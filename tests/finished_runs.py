@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentTypeError
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from matplotlib.axes import Axes
@@ -98,9 +99,13 @@ def write_record(folder: Path, stage: str, lineage: list[dict]) -> None:
 # ---- what was drawn
 
 def draw(stage, figure, *roots):
-    """Draw a figure of the runs in the folders, [runs]; returns what was printed."""
-    run = stage("experiments.__main__", settings=f"{figure} --runs {' '.join(roots or ['runs'])} "
-                                                 f"--picture figures/{figure}.png")
+    """Draw a figure of the runs in the folders, [runs]; returns what was printed.
+
+    Its panels stay where they fall: to lay them out takes as long as all else that is done to draw.
+    """
+    with patch("matplotlib.layout_engine.ConstrainedLayoutEngine.execute"):
+        run = stage("experiments.__main__", settings=f"{figure} --runs {' '.join(roots or ['runs'])} "
+                                                     f"--picture figures/{figure}.png")
     assert (run.status, run.err) == (0, "")
     assert Path(f"figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
     return run.out
