@@ -56,6 +56,7 @@ def marked_by_hand(document: Text, tokenizer: tiktoken.Encoding) -> list[bool]:
 def test_a_mask_says_which_tokens_are_of_a_completion_and_changes_none(tmp_path, monkeypatch, seed):
     random = Random(seed)
     monkeypatch.setattr(tokens, "BUNDLE", random.randint(1, 9))
+    monkeypatch.setattr(tokens, "HELD_OUT_SHARES", (0.1,))
     texts = [hard_text(random) for _ in range(100)]
     documents = [Text(text, spans_of(random, len(text))) for text in texts]
     monkeypatch.setattr(Source, "documents", lambda self: iter(documents))

@@ -330,7 +330,13 @@ def test_random_small_weights_come_near_the_aligned_theory(rng):
 
 # ---- the command
 
-def test_command_prints_the_verdicts_and_draws(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def rough(monkeypatch):
+    """Panels of figures stay where they fall: to lay them out takes long."""
+    monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda engine, figure: None)
+
+
+def test_command_prints_the_verdicts_and_draws(tmp_path, capsys, monkeypatch, rough):
     monkeypatch.setattr(figures, "MAP", 8)
     monkeypatch.setattr(sys, "argv", ["theory", "theorems", "--out", str(tmp_path), "--eta", "0.02"])
     (tmp_path / "another.png").touch()
@@ -344,7 +350,7 @@ def test_command_prints_the_verdicts_and_draws(tmp_path, capsys, monkeypatch):
     assert printed.endswith(f"figures: {tmp_path}/ {' '.join(names)}\n")
 
 
-def test_topics_are_told_one_by_one(tmp_path, capsys, monkeypatch):
+def test_topics_are_told_one_by_one(tmp_path, capsys, monkeypatch, rough):
     monkeypatch.setattr(sys, "argv", ["theory", "substitutes", "overtraining", "--out", str(tmp_path)])
     command.main()
     printed = capsys.readouterr().out

@@ -111,7 +111,7 @@ def test_preparation_holds_few_documents_at_a_time(tmp_path, monkeypatch):
             nonlocal alive
             alive -= 1
 
-    monkeypatch.setattr(Source, "documents", lambda _: (Text(Words(f"{i} " + "y" * 200)) for i in range(5000)))
+    monkeypatch.setattr(Source, "documents", lambda _: (Text(Words(f"{i} " + "y" * 20)) for i in range(5000)))
     open_corpus("pre", find_source("web"), BYTES, folder=tmp_path)
     assert most < 1500
 
@@ -262,7 +262,7 @@ def test_held_out_windows_are_spread_evenly_and_at_most_256():
 
 def prepared(tmp_path):
     """A corpus whose token files are there, and their folder."""
-    source = write(tmp_path / "a.jsonl", [f"document {number} " + "x" * 400 for number in range(300)])
+    source = write(tmp_path / "a.jsonl", [f"document {number} " + "x" * 40 for number in range(100)])
     corpus = open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
     return source, corpus, next((tmp_path / "tokens").glob("*/meta.json")).parent
 
