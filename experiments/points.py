@@ -1,6 +1,7 @@
 """Finished chains of runs → points: what sets each apart, and its losses. A point is a row of a .csv."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ def seed_of(lineage: list[dict]) -> str:
     return "-".join(dict.fromkeys(str(entry["args"]["seed"]) for entry in lineage))
 
 
+@cache
 def stem(corpus: str) -> str:
     """Name a corpus for folders and titles: a file's name up to its first dot, or the last part of an id."""
     return Path(corpus).resolve().name.strip(".").split(".")[0]

@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentTypeError
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -75,6 +76,7 @@ def lineage_of(run: Planned, losses={}, earlier={}) -> list[dict]:
     return lineage
 
 
+@cache
 def typed(word: str) -> str | float:
     """A number where the word is one."""
     try:

@@ -50,6 +50,7 @@ def test_folders_are_called_by_what_sets_runs_apart():
 def test_a_corpus_is_called_by_its_file_or_name():
     assert [stem(name) for name in ("web", "a/tunes.jsonl.gz", "my.folder/", "hub:org/name")] == \
         ["web", "tunes", "my", "name"]
+    stem.cache_clear()                                  # another test may have been in another folder
     assert stem(".") == Path.cwd().name.strip(".").split(".")[0] != ""
 
 
