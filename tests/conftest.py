@@ -3,9 +3,9 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from socket import socket
@@ -116,10 +116,10 @@ def start_ranks(start):
 def torchrun(folder):
     """Run a stage on two ranks by torchrun itself; gives its status and what was printed."""
     def run(name: str, flags: str) -> SimpleNamespace:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        done = subprocess.run([*launcher, *words_of(name, flags)], capture_output=True, text=True,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"})
-        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
+        launcher = [find_spec("torch.distributed.run").origin, "--standalone", "--nproc_per_node=2"]
+        process = Forked([*launcher, *words_of(name, flags)], os.environ | {"OMP_NUM_THREADS": "1"})
+        out, err = process.communicate()
+        return SimpleNamespace(status=process.returncode, out=out, err=err)
     return run
 
 

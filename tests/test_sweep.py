@@ -171,12 +171,16 @@ SMALL = "--tokens 8k --post-tokens 4k --layers 1 --width 32 --heads 2 --context 
 GRID = [f"pretrain --pre $pre --post $post --lam {lams} {SMALL} | posttrain --max-tokens 4k --batch 8 "
         f"| finetune --ft {ft} --tokens 4k --batch 8" for lams, ft in (("{0,1}", "$ft"), ("1", "$other"))]
 DRIVER = f"""
+import sys, time
 from experiments import __main__ as command, cost, early_exposure, sweep
 from run.flags import launch
+from run.loop import Run
 from tests.processes import Child
+update, pause = Run.update, float(sys.argv.pop(1))
+Run.update = lambda run: (update(run), time.sleep(pause))
 early_exposure.FIGURES["fig3a"] = early_exposure.FIGURES["fig3a"]._replace(plan={GRID!r})
 cost.tokens_per_second = lambda preset, threads: 10_000
-sweep.RETRY = 1
+sweep.RETRY = 0.1
 sweep.subprocess.Popen = Child
 launch(command.main)
 """
@@ -184,11 +188,14 @@ launch(command.main)
 
 @pytest.fixture
 def sweep(folder):
-    """Start `python -m experiments fig3a` on a small grid whose last corpus is too short, a process group."""
+    """Start `python -m experiments fig3a` on a small grid whose last corpus is too short, a process group.
+
+    Its runs pause for so many seconds after every step.
+    """
     words = "fig3a --jobs 2 --out out --corpora pre.jsonl post.jsonl ft.jsonl short.txt".split()
     Path("short.txt").write_text("\n\n".join(f"{number} is a number." for number in range(12)))
     Path("driver.py").write_text(DRIVER)
-    return lambda: Forked(["driver.py", *words], dict(os.environ), group=True)
+    return lambda pause=0: Forked(["driver.py", str(pause), *words], dict(os.environ), group=True)
 
 
 def finished():
@@ -196,7 +203,7 @@ def finished():
 
 
 def test_killed_or_shared_every_run_is_made_once_and_failures_do_not_stop_the_rest(sweep):
-    process = sweep()
+    process = sweep(pause=0.1)                          # it is stopped before its first runs have ended
     while not list(Path("out").glob("**/pretrain.log")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
