@@ -108,7 +108,8 @@ def parse(argv=None):
     parser.add_argument("--lora", action="store_true",
                         help="train adapters: r 64, α 128, attention output, MLP, head")
     parser.add_argument("--compute-matched", action="store_true",
-                        help="one pass over just what Stage 1 left of D_post, no early stop")
+                        help="one pass over just what Stage 1 left of D_post, whatever --max-tokens and "
+                             "--patience say")
     parser.add_argument("--go-on", action="store_true",
                         help="take up the optimizer and the schedule where pretrain.py --leave left them: "
                              "mid-training")

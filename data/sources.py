@@ -7,6 +7,7 @@ import re
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -143,9 +144,9 @@ class Source:
         left_out = rows - sum(used.values())
         if left_out or len(used) > 1 or named and named not in used:
             read = ", ".join(f"{'+'.join(fields)} of {count:,}" for fields, count in used.items())
-            print(f"{self.name}: {rows:,} rows, read {read}; {left_out:,} without text", flush=True)
+            tell(f"{self.name}: {rows:,} rows, read {read}; {left_out:,} without text")
         if mended:
-            print(f"{self.name}: replaced {mended:,} halves of surrogate pairs by U+FFFD", flush=True)
+            tell(f"{self.name}: replaced {mended:,} halves of surrogate pairs by U+FFFD")
 
     def _rows(self, held_out: bool) -> Iterator[dict]:
         """Rows, streamed: nothing is downloaded or held beyond what is read."""
@@ -165,7 +166,7 @@ class Source:
         if self.hub:
             split = self.hub.held_out_split if held_out else self.hub.split
             if not self.is_local:
-                print(f"reading {self.hub.path} from the hub …", flush=True)
+                tell(f"reading {self.hub.path} from the hub …")
             parts = (datasets.load_dataset(self.hub.path, config, revision=self.hub.revision, split=split,
                                            streaming=True)
                      for config in self.hub.configs)
@@ -192,6 +193,12 @@ class Source:
             return (f"cannot read {self.name} from the hub ({reason}), use an embedded corpus "
                     f"({', '.join(embedded.NAMES)}) or a local file instead")
         return f"cannot read {self.name} ({reason}), check that it is what its name says"
+
+
+@cache
+def tell(line: str) -> None:
+    """Print a line once: a small corpus is read several times, until enough of it is held out."""
+    print(line, flush=True)
 
 
 def find_source(name: str, text_field: str | None = None, folder: Path = Path()) -> Source:

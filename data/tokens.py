@@ -22,7 +22,7 @@ from torch import Tensor
 from tiktoken_ext.openai_public import r50k_pat_str
 from tqdm import tqdm
 
-from data.sources import Source, Spans, empty, find_source, within
+from data.sources import Source, Spans, empty, find_source, tell, within
 from data.stream import Windows, window
 from data.tokenizer_json import BYTES_PATTERN, END_OF_TEXT, read_tokenizer
 from run.files import UserError, atomic, turn, write_error, write_json
@@ -346,8 +346,7 @@ def with_completion(documents: Iterator[Document], name: str) -> Iterator[Docume
         without += not document.completion
         yield document
     if without:
-        print(f"{name}: {without:,} of {total:,} documents have no completion, they count nothing",
-              flush=True)
+        tell(f"{name}: {without:,} of {total:,} documents have no completion, they count nothing")
 
 
 def write_tokens(documents: Iterator[Document], tokenizer: tiktoken.Encoding, limit: int | None, folder: Path,
