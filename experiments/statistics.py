@@ -108,6 +108,23 @@ def partial_slope(x: ndarray, y: ndarray, held: ndarray) -> ndarray:
     return np.array(slopes)
 
 
+def vertex(x: ndarray, losses: ndarray) -> tuple[float, float]:
+    """Find where in the range of x losses (k,) at x (k,) are least, and how low they are there.
+
+    By a parabola through the least of them and its neighbours: further off, losses need not lie on one.
+    """
+    least = losses.argmin()
+    middle = int(np.clip(least, 1, max(len(losses) - 2, 1)))
+    around = slice(middle - 1, middle + 2)
+    parabola = np.polynomial.Polynomial.fit(x[around], losses[around], min(2, len(losses) - 1))
+
+    # Losses that bend the other way, or are but two, are least at an end.
+    place = x[least]
+    if parabola.deriv(2)(0) > 0:
+        place = np.clip(parabola.deriv().roots()[0], x[0], x[-1])
+    return float(place), float(parabola(place))
+
+
 def spearman(x: ndarray, y: ndarray) -> ndarray:
     """Correlate the ranks of x and y (…, n), ties at their mean rank: (…); nan where either is constant."""
     x, y = ranks(x), ranks(y)

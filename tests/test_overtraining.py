@@ -9,7 +9,7 @@ import pytest
 
 from experiments import cost, early_exposure, overtraining
 from experiments.cost import checkpoint_bytes, model_of, tokens
-from experiments.overtraining.claims import (at_best_rate, best_doublings, judge_at_equal_loss, judge_growth,
+from experiments.overtraining.claims import (at_best_rate, judge_at_equal_loss, judge_growth,
                                              judge_inflection)
 from experiments.sweep import Sweep, plan
 from run.files import UserError
@@ -122,11 +122,6 @@ def test_the_best_budget_comes_earlier_at_larger_gamma_or_not():
     assert verdicts(judge_inflection("γ", curves)) == [(claim, pytest.approx(3 - 7 / 6, abs=1e-6), True)]
     swapped = curves | {0.1: curves[0.4], 0.4: curves[0.1]}
     assert verdicts(judge_inflection("γ", swapped))[0][1:] == (pytest.approx(7 / 6 - 3, abs=1e-6), False)
-    # Where it lies between the first two, it does whichever of them is less; what only falls is at the end.
-    near = np.array([[(doublings - vertex) ** 2 for doublings in range(4)] for vertex in (0.45, 0.55, 2.6, -1)])
-    assert best_doublings(BUDGETS, {"L_pre": near}) == pytest.approx([0.45, 0.55, 2.6, 0])
-    assert best_doublings(BUDGETS[:2], {"L_pre": near[:, :2]}).tolist() == [0, 1, 1, 0]
-    assert best_doublings(BUDGETS, {"L_pre": -near[:1]}).tolist() == [3]
     same = {size: curves[0] for size in curves}
     assert verdicts(judge_inflection("γ", same))[0][1:] == (0, False)
     assert judge_inflection("γ", {0: curves[0], 0.1: curves[0.1]}) == []              # one size has no trend

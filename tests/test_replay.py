@@ -15,7 +15,7 @@ from experiments.replay.laws import LAWS, leave_one_out, multiplier
 from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, EFFICIENCY, MID_STRETCHES, PREDICTION,
                                      SETTINGS, STRETCHES, Budget, fine_tuning, mid_training, reference, split,
                                      tied)
-from experiments.replay.prediction import Optimum, Prediction, pool_for, vertex
+from experiments.replay.prediction import Optimum, Prediction, pool_for
 from experiments.replay.prediction import judge as judge_prediction
 from experiments.statistics import verdict
 from experiments.sweep import number, plan
@@ -204,8 +204,6 @@ def test_no_gain_does_not_survive_and_predicts_nothing():
 def test_what_lies_beyond_the_runs_is_not_judged():
     """A loss that is still falling at the largest share, and one below that of the largest pool."""
     shares, pools = np.array([0, 0.5, 0.75]), np.array([1.0, 2, 4])
-    assert np.isnan(vertex(shares, 3 - shares)).all()
-    assert vertex(shares, 3 - shares + shares ** 2) == pytest.approx((0.5, 2.75), rel=1e-3)
     plain = np.array([3.0, 2.5, 2.6])                                    # a larger pool is never worth less
     assert pool_for(2.75, pools, plain) == pytest.approx(2 ** 0.5) and pool_for(3.1, pools, plain) == 1
     assert np.isnan(pool_for(2.4, pools, plain))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.statistics import (Estimate, best_inside, estimate, partial_slope, sign_flip_p, slope,
-                                    student_t, verdict, worse_at_end)
+                                    student_t, verdict, vertex, worse_at_end)
 
 
 def test_sign_flips_by_hand():
@@ -28,6 +28,16 @@ def test_an_interval_covers_as_often_as_it_says(seeds):
     random = np.random.default_rng(1)
     of_noise = [estimate(random.normal(size=seeds)) for _ in range(400)]
     assert 0.93 < np.mean([one.low <= 0 <= one.high for one in of_noise]) < 0.97
+
+
+def test_a_parabola_of_three_points_is_least_at_its_vertex_or_at_an_end():
+    x = np.arange(4.0)
+    # Wherever the least lies between the first two, whichever of them is less; what only falls is at the end.
+    for place, within in ((0.45, 0.45), (0.55, 0.55), (2.6, 2.6), (-1, 0)):
+        assert vertex(x, (x - place) ** 2 + 1) == pytest.approx((within, (within - place) ** 2 + 1))
+    assert vertex(x, np.array([9.0, 2, 3, 8])) == pytest.approx((1.375, 1.4375))      # 4x² − 11x + 9, by three
+    assert vertex(x[:2], np.array([2.0, 1])) == pytest.approx((1, 1))                 # two lie on a line
+    assert vertex(x, -(x - 1) ** 2) == pytest.approx((3, -4))                         # bent the other way
 
 
 def test_interval_of_three_seeds_by_hand_and_one_seed_has_none():

@@ -13,7 +13,8 @@ from experiments.curves import Curve, Curves, Judged, of_whole_seeds
 from experiments.drawing import Figure
 from experiments.overtraining.plan import PLANS
 from experiments.points import Point, columns, distinct, having, seed_of, stem
-from experiments.statistics import best_inside, best_of_others, estimate, partial_slope, slope, worse_at_end
+from experiments.statistics import (best_inside, best_of_others, estimate, partial_slope, slope, vertex,
+                                    worse_at_end)
 from run.files import UserError
 
 ORANGE, TEAL = "#c2571a", "#15808a"
@@ -88,24 +89,9 @@ def judge_inflection(symbol: str, curves: dict[float, Curve]) -> Judged:
 
 
 def best_doublings(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
-    """Find each seed's best budget for L_pre, in doublings of the first and within the ladder, (seeds,).
-
-    It is the vertex of a parabola through the least loss and its neighbours, at an end its two.
-    """
+    """Find each seed's best budget for L_pre, in doublings of the first and within the ladder: (seeds,)."""
     doublings = np.log2(budgets / budgets[0])
-    best = []
-    for losses in by_loss["L_pre"]:
-        least = losses.argmin()
-        middle = int(np.clip(least, 1, max(len(losses) - 2, 1)))
-        around = slice(middle - 1, middle + 2)
-        parabola = np.polynomial.Polynomial.fit(doublings[around], losses[around], min(2, len(losses) - 1))
-
-        # Losses that bend the other way, or are but two, are least at an end.
-        vertex = doublings[least]
-        if parabola.deriv(2)(0) > 0:
-            vertex = parabola.deriv().roots()[0]
-        best.append(np.clip(vertex, 0, doublings[-1]))
-    return np.array(best)
+    return np.array([vertex(doublings, losses)[0] for losses in by_loss["L_pre"]])
 
 
 def judge_tuned(budgets: ndarray, by_loss: dict[str, ndarray]) -> Judged:

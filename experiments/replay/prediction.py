@@ -15,17 +15,11 @@ from numpy import ndarray
 
 from experiments.points import Point, distinct, having
 from experiments.replay.efficiency import line_up
-from experiments.statistics import estimate, verdict
+from experiments.statistics import estimate, verdict, vertex
 from run.files import UserError
 
 TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1
 LEAST_SHARE = 0.25                           # that ρ* must have for that to say anything
-
-
-class Vertex(NamedTuple):
-    """The best share of replay by a parabola, and the loss there; nan if that is the largest that was run."""
-    rho: float
-    least: float
 
 
 class Optimum(NamedTuple):
@@ -130,7 +124,7 @@ def judge(pipeline: str, found: Optimum) -> list[list[str]]:
 def optimum(points: list[Point], loss: str) -> Optimum:
     """Find ρ* and M at each pool that was replayed on, seed by seed.
 
-    ρ* is the vertex of a parabola in ρ, which the model's risk is. M is read off fine-tuning without replay,
+    ρ* is nan if it is the largest share that was run. M is read off fine-tuning without replay,
     its loss a line in the pool's logarithm between those that were run, and is 1 or more: replay is optional.
     Raises UserError as `line_up`, or if a pool lacks its run without replay.
     """
@@ -150,21 +144,14 @@ def optimum(points: list[Point], loss: str) -> Optimum:
     rhos, multipliers = [], []
     for arms in replayed.values():
         rho = np.array([arm.rho for arm in arms])
-        found = [vertex(rho, np.array(of_seed)) for of_seed in zip(*(losses[arm] for arm in arms))]
-        rhos.append([best.rho for best in found])
-        worth = [pool_for(best.least, every, of_seed) / arms[0].pools for best, of_seed in zip(found, plain)]
+        by_seed = np.stack([losses[arm] for arm in arms], axis=1)
+        found = np.array([vertex(rho, of_seed) for of_seed in by_seed])
+        found[found[:, 0] == rho[-1]] = np.nan             # a loss that still falls at the largest share
+        best, least = found.T
+        worth = [pool_for(loss, every, of_seed) / arms[0].pools for loss, of_seed in zip(least, plain)]
+        rhos.append(best)
         multipliers.append(np.maximum(worth, 1))
     return Optimum(np.array(list(replayed)), np.array(rhos).T, np.array(multipliers).T)
-
-
-def vertex(rho: ndarray, losses: ndarray) -> Vertex:
-    """Fit a parabola to losses at shares of replay (k,), and find where in their range it is least."""
-    curve = np.polynomial.Polynomial.fit(rho, losses, 2)
-    along = np.linspace(0, rho.max(), 1001)
-    best = curve(along).argmin()
-    if best == len(along) - 1:
-        return Vertex(np.nan, np.nan)
-    return Vertex(along[best], curve(along[best]))
 
 
 def pool_for(loss: float, pools: ndarray, losses: ndarray) -> float:
