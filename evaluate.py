@@ -45,8 +45,8 @@ def main():
             print_samples(path, args, device, dtype)
         return
 
-    # Under torchrun the ranks share out the sequences, and one of them prints. What is told of corpora that
-    # are prepared anew does not get into the JSON.
+    # Under torchrun the ranks share the sequences and one prints. With --json, messages about corpora go to
+    # stderr.
     ranks.join(device)
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
         if args.weights:
@@ -106,8 +106,7 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
     """Tell what is known of a run, its own losses measured anew, as --json prints it.
 
     Each of `losses` has mean and se in nats per token, of which tokens, and bits_per_byte, which compares
-    across tokenizers.
-    Raises UserError if there is no checkpoint or its corpora are gone.
+    across tokenizers. Raises UserError if there is no checkpoint or its corpora are gone.
     """
     checkpoint = read_checkpoint(checkpoint_path(path))
     lineage = checkpoint.lineage
@@ -115,7 +114,7 @@ def evaluate_run(path: Path, device: torch.device, dtype: str) -> dict:
         model = load_model(checkpoint.config, checkpoint.model).to(device)
     tokenizer = tokenizer_of(lineage, path)
 
-    # What another stage's weights lost cannot be measured with these, and stays as it was recorded.
+    # L_im after Stage 3 is of θ_post's weights, which are not here: it stays as it was recorded.
     losses = {}
     for name, recorded in lineage[-1]["losses"].items():
         if is_handed_on(name, lineage[-1]):
@@ -141,7 +140,8 @@ def evaluate_folder(args: Namespace, device: torch.device, dtype: str) -> dict:
         raise UserError(f"{folder} has another tokenizer than {path}, remove {theirs} to measure it anyway")
     model = read_model(folder, checkpoint.config["context"], tokenizer.n_vocab).to(device)
 
-    # L_im is the run's own, from before. L_ft takes what D_ft holds out: what is streamed is not read on.
+    # L_im is the run's own, from before. For L_ft D_ft's held-out part is enough: limit=1 reads no more of a
+    # stream.
     corpora = {"L_ret": corpus_of(lineage, "post", run=path), "L_pre": corpus_of(lineage, "pre", run=path)}
     if args.ft:
         source = find_source(args.ft, args.text_field)

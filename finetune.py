@@ -74,13 +74,14 @@ def parse(argv=None):
     parser.flag("ft", str, f"D_ft: {HELP}", metavar="CORPUS")
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokens", positive, "tokens of D_ft to train on")
-    parser.flag("leave", count, "steps of a longer schedule left out: a probe only begins it [0]",
-                default=0)
-    parser.flag("replay", share, "share of the stream from D_pre, 0 ≤ R < 1 (Kotha & Liang; not the paper)")
+    parser.flag("leave", count,
+                "steps before its schedule's end at which to stop, as a forecast's probe does [0]", default=0)
+    parser.flag("replay", share,
+                "share of the stream from D_pre, 0 ≤ R < 1 (not in the paper, whose Stage 3 is plain)")
     add_stage_flags(parser, out="out/finetune", init="out/posttrain")
     args = parser.parse_args(argv)
     checkpoint = take_up(args, "finetune", after=("pretrain", "posttrain", "finetune"),
-                         told=("preset", "tokenizer"))
+                         needs=("preset", "tokenizer"))
     return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint
 
 

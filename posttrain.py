@@ -1,7 +1,8 @@
 """Stage 2: post-train θ_pre on D_post until its held-out loss stops improving (Section 3, A.5) → θ_post.
 
-What can be done here for a capability to last: replay (a little D_pre in the stream) and dropout. LoRA trains
-adapters instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im.
+Two things here can make a capability last: replay (a little D_pre in the stream) and dropout. LoRA trains
+adapters instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im; the last one
+with --compute-matched and --go-on, which evaluate only at the end.
 
     python posttrain.py                                         takes up out/pretrain
     python posttrain.py --replay 0.01 --dropout 0.05 --out out/posttrain-both
@@ -89,7 +90,7 @@ def main():
             if run.keep_best(losses["L_im"]) >= args.patience:
                 break
 
-    # Handed on are the best weights, with adapters in them.
+    # Hand on the best weights, with the adapters merged in.
     if stops_early:
         run.restore_best()
     if args.lora:
@@ -118,7 +119,7 @@ def parse(argv=None):
     # The checkpoint says which preset's defaults these are.
     args = parser.parse_args(argv)
     checkpoint = take_up(args, "posttrain", after=("pretrain", "posttrain"),
-                         told=("preset", "tokenizer", "post_tokens", "seed"))
+                         needs=("preset", "tokenizer", "post_tokens", "seed"))
     if args.compute_matched and len(checkpoint.lineage) > 1:
         raise UserError(f"--compute-matched takes what Stage 1 left, --init {args.init} is of a later stage")
     if args.go_on:

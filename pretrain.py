@@ -1,12 +1,12 @@
 """Stage 1: pretrain on D_pre with a little of D_post mixed in (Section 3) → θ_pre.
 
-λ is the fraction of D_post that Stage 1 sees, α its share of the tokens: α = λ|D_post| / (|D_pre| +
-λ|D_post|). D_pre's budget is fixed; what is mixed in comes on top, at evenly spaced places. λ = 0 is the
-unmixed baseline.
+λ is how many passes over D_post are mixed in (in the paper 0 to 1: a fraction of it), α their share of the
+tokens: α = λ|D_post| / (|D_pre| + λ|D_post|). D_pre's budget is fixed; what is mixed in comes on top, at
+evenly spaced places. λ = 0 is the unmixed baseline.
 
     python pretrain.py --mix 0.05              the embedded corpora and a small model: two minutes on a CPU
     python pretrain.py --lam 1 --seed 1 --out out/lam1-seed1
-    python pretrain.py --preset 135m --weights SmolLM2-135M --tokens 0    for Stage 2 on these weights
+    python pretrain.py --preset 135m --weights SmolLM2-135M --tokens 0    just measures them
     torchrun --standalone --nproc_per_node=8 pretrain.py --preset 135m --lam 1
 """
 
@@ -48,7 +48,7 @@ def main():
     if run.finished():
         return
 
-    # A folder that is no Llama's is refused as such, before a tokenizer is missed in it.
+    # Refuse a folder that is no Llama before complaining that it lacks a tokenizer.
     if args.weights:
         from hf.folder import read_config, read_model   # which nothing else needs
         read_config(Path(args.weights))
@@ -63,7 +63,8 @@ def main():
     else:
         model = GPT(config)
 
-    # Rank 0 turns the corpora into token files, the other ranks find them there.
+    # Rank 0 turns the corpora into token files, the other ranks find them there. With --tokens 0 nothing of
+    # D_pre is trained on here, but Stage 2 may replay it: as much as of D_post.
     pre_source, post_source = find_source(args.pre, args.text_field), find_source(args.post, args.text_field)
     with ranks.first():
         pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens or args.post_tokens)
@@ -95,7 +96,7 @@ def main():
 
 
 def parse(argv=None):
-    # The preset decides what every flag that is not given is.
+    # A flag that is not given takes the preset's default.
     parser = Parser(__doc__, DEFAULTS)
     parser.add_argument("--preset", choices=DEFAULTS["preset"], default="toy",
                         help="model, corpora, budget and optimizer [toy]")

@@ -43,11 +43,13 @@ class Interleaved:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
         """Read a rank's inputs and targets, int64 (batch_size / world, context).
 
-        Targets of -1 count nothing: those of prompts, where only completions count, and what fills up a last
-        step that is short.
+        A target of -1 does not count: prompt tokens under --loss-on completion, and the rows that pad a short
+        last step.
         """
         size = self.batch_size // world
         first = step * self.batch_size + rank * size
+
+        # -1 is a token 0 that does not count (`inputs_and_targets`): padding, but where there is a sequence.
         sequences = torch.full((size, self.context + 1), -1)
         for row, slot in enumerate(range(first, min(first + size, self.length))):
             sequences[row] = self.sequence(slot)

@@ -8,8 +8,8 @@
     python -m experiments frontier --runs out/toy/music-lam[01]-seed1    any runs, by what their lineage says
     python -m experiments forecast out/a/posttrain out/b/posttrain       which will keep more, beforehand
 
-Killed, or run again, or on several machines that share the folder, it goes on with what is unfinished; after
-SIGKILL the runs of the moment go on by themselves.
+If it is killed or run again, or several machines share the folder, it continues with what is unfinished. If
+it gets SIGKILL, the runs that it had started go on by themselves.
 """
 
 import shlex
@@ -91,9 +91,9 @@ def main() -> None:
 
 
 def names_runs(words: list[str]) -> bool:
-    """Tell whether words begin with what is no flag, or name a finished run that is not one of --runs.
+    """Tell whether words are a forecast of runs: they begin with one, or name a finished one without --runs.
 
-    Who asks for help is told of runs, which the help of figures does not tell.
+    A bare --help is the forecast's, too, for the help of figures does not cover it.
     """
     if not words or "--runs" in words:
         return False

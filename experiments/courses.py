@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from experiments.curves import Judged, curves, mean_over_seeds, of_whole_seeds, told
+from experiments.curves import Judged, curves, mean_over_seeds, of_whole_seeds, rows_of
 from experiments.points import Point, distinct, having
 from experiments.statistics import estimate
 from run.checkpoint import read_run
@@ -45,7 +45,7 @@ class Courses(NamedTuple):
         rows = []
         for pipeline in distinct(points, "pipeline"):
             dial, by_loss = curves(having(points, pipeline=pipeline), self.dial, self.losses)
-            rows += told(self.judge(dial, by_loss), pipeline)
+            rows += rows_of(self.judge(dial, by_loss), pipeline)
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:

@@ -35,7 +35,8 @@ class Curves(NamedTuple):
     scale: str = "linear"                                    # of the dial's axis; or "log"
     name_value: Callable[[float], str] = "{:.3g}".format     # a value of the dial, for axis and table
     choose: Callable[[list[Point]], list[Point]] = list      # of those that belong, the ones to show: all
-    judge_together: Callable[[dict[object, Curve]], Judged] = lambda curves: []  # all series of a pipeline
+    judge_together: Callable[[dict[object, Curve]], Judged] | None = None        # all series of a pipeline
+    judged: Sequence[str] = ()                               # what `judge` is told beside the losses
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of."""
@@ -53,17 +54,22 @@ class Curves(NamedTuple):
         rows = []
         for pipeline, series in groups(points, self.series):
             dial, by_loss = self._curves(points, pipeline, series)
-            rows += told(self.judge(dial, by_loss), f"{pipeline}, {self.name_series(series)}")
+            rows += rows_of(self.judge(dial, by_loss), f"{pipeline}, {self.name_series(series)}")
 
         # Curves are compared seed by seed, over the seeds that have them all.
-        for pipeline in distinct(points, "pipeline"):
-            some = of_whole_seeds(having(points, pipeline=pipeline), self.series, self.dial)
-            together = {}
-            for series in sorted(distinct(some, self.series)):
-                together[series] = self._curves(some, pipeline, series)
-            if together:
-                rows += told(self.judge_together(together), pipeline)
+        if self.judge_together:
+            for pipeline in distinct(points, "pipeline"):
+                rows += self._verdicts_together(points, pipeline)
         return rows
+
+    def _verdicts_together(self, points: list[Point], pipeline: str) -> list[list[str]]:
+        whole = of_whole_seeds(having(points, pipeline=pipeline), self.series, self.dial)
+        if not whole:
+            return [["all curves together", pipeline, "no seed has all of their runs", "–", "not judged"]]
+        together = {}
+        for series in sorted(distinct(whole, self.series)):
+            together[series] = self._curves(whole, pipeline, series)
+        return rows_of(self.judge_together(together), pipeline)
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate the means over seeds at every value of the dial, under a header."""
@@ -82,7 +88,7 @@ class Curves(NamedTuple):
 
     def _curves(self, points: list[Point], pipeline: str, series: object) -> Curve:
         some = having(points, pipeline=pipeline, **{self.series: series})
-        return curves(some, self.dial, self.losses)
+        return curves(some, self.dial, [*self.losses, *self.judged])
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline."""
@@ -123,18 +129,18 @@ def groups(points: list[Point], series: str) -> list[tuple[str, object]]:
     return pairs
 
 
-def told(judged: Judged, where: str) -> list[list[str]]:
+def rows_of(judged: Judged, where: str) -> list[list[str]]:
     """Write claims as rows of `drawing.VERDICTS`."""
     return [[claim, where, f"{statistic}: {one:.3f}", one.shown_p(), verdict(one)]
             for claim, statistic, one in judged]
 
 
 def of_whole_seeds(points: list[Point], *keys: str) -> list[Point]:
-    """Keep the points of the seeds that have one at every combination of the keys that any seed has."""
+    """Keep the points of the seeds that have one at every combination of the values of the keys."""
     cells = {}
     for point in points:
         cells.setdefault(point["seed"], set()).add(tuple(point[key] for key in keys))
-    every = set().union(*cells.values())
+    every = set(itertools.product(*(distinct(points, key) for key in keys)))
     return [point for point in points if cells[point["seed"]] == every]
 
 

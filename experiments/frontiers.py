@@ -206,7 +206,8 @@ class Frontiers(NamedTuple):
             if better and worse:
                 for view in self.views:
                     compared = compare(better, worse, view, self.key_loss)
-                    rows.append([claim, f"{pipeline}, ({', '.join(view)})", *told(compared, self.key_loss)])
+                    where = f"{pipeline}, ({', '.join(view)})"
+                    rows.append([claim, where, *cells_of(compared, self.key_loss)])
         return rows + self.judge_together(points)
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -243,7 +244,7 @@ class Frontiers(NamedTuple):
             axis.plot(*line.T, "--", color=colour, linewidth=0.8, label=f"paper, {recipe}")
 
 
-def told(compared: Comparison, key_loss: str) -> list[str]:
+def cells_of(compared: Comparison, key_loss: str) -> list[str]:
     """Write what was measured, its p and the verdict: three cells of a row."""
     gap = compared.gap
     ratio = compared.log_ratio.exponential()

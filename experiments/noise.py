@@ -102,6 +102,7 @@ def probe(model: GPT, changed: GPT, held_out: dict[str, Tensor], gamma: float, d
         for role, some in held_out.items():
             after[role].append(sequence_losses(noisy, some, dtype))
 
+    # Means are over draws and windows.
     losses = {}
     for role in held_out:
         by_draw = torch.stack(after[role])                                     # (draws, n)
@@ -177,7 +178,7 @@ def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
 
     # A probe stands beside the run, never in its folder, and takes what the run does not say from its preset.
     checkpoint = folder.take_up(args, "noise", after=("pretrain", "posttrain", "finetune"),
-                                told=("preset", "tokenizer"))
+                                needs=("preset", "tokenizer"))
     if args.out.resolve() == checkpoint_path(args.init).parent.resolve():
         raise UserError(f"--out {args.out} is the run itself, choose another")
     filled = parser.fill(args, checkpoint.lineage[0]["args"]["preset"])

@@ -146,11 +146,6 @@ def best_inside(by_seed: ndarray) -> ndarray:
     return ends - at_best_of_others(by_seed[:, 1:-1])
 
 
-def worse_at_end(by_seed: ndarray) -> ndarray:
-    """Measure how much higher a loss (seeds, k) is at the end than at its best before that: (seeds,)."""
-    return by_seed[:, -1] - at_best_of_others(by_seed[:, :-1])
-
-
 def at_best_of_others(by_seed: ndarray) -> ndarray:
     """Look up each seed's loss (seeds, k) where it is least for the other seeds: (seeds,)."""
     return by_seed[np.arange(len(by_seed)), best_of_others(by_seed)]

@@ -59,7 +59,7 @@ class Planned(NamedTuple):
         return tuple(run.stage for run in [*self.ancestors()[::-1], self])
 
     def log(self) -> Path:
-        """Name the file that what it prints goes to, beside its folder."""
+        """Name the .log beside its folder, for what it prints."""
         return self.out.with_name(f"{self.stage}.log")
 
 
@@ -115,10 +115,12 @@ def expand(words: Sequence[str]) -> Iterator[Settings]:
     choices = [word.strip("{}").split(",") for word in words]
     for choice in itertools.product(*choices):
         settings = []
-        for before, word, following in zip(("--", *choice), choice, (*choice[1:], "--")):
+        for word in choice:
             if word.startswith("--"):
-                settings.append((word, None if following.startswith("--") else following))
-            elif not before.startswith("--"):
+                settings.append((word, None))                # a switch, unless a value follows
+            elif settings and settings[-1][1] is None:
+                settings[-1] = (settings[-1][0], word)
+            else:
                 raise ValueError(f"the plan has {word!r}, which follows no flag")
         yield tuple(settings)
 
@@ -197,7 +199,7 @@ def cores() -> int:
 
 
 def jobs_at_once(runs: Sequence[Planned], asked: int | None, processes: int) -> int:
-    """Choose how many runs go on at once: as asked for, or one a device, and no more than ever can."""
+    """Choose how many runs go on at once: as asked for, or one a device, and no more than can be."""
     devices = gpus() or cores()
     levels = Counter(len(run.ancestors()) for run in runs)             # a run waits for those before it
     return min(max(levels.values()), asked or max(1, devices // processes))

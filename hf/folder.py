@@ -104,6 +104,7 @@ def read_config(folder: Path) -> dict[str, object]:
         said = {name: value for name, value in found.items() if value is not None}
         said = UNSAID | {"model_type": None, "num_key_value_heads": heads} | said
 
+        # What differs from a plain Llama is told below, all at once.
         expected = PLAIN | ROPE | {"head_dim": head_size}
         differing = [name for name, value in expected.items() if said.get(name, value) != value]
         config = {ours: said[theirs] for theirs, ours in NAMES.items()}

@@ -70,7 +70,7 @@ def read_progress(path: Path) -> tuple[Checkpoint, Progress]:
 
 def _read(path: Path, mmap: bool) -> dict:
     """Read the parts of either file; raises UserError if it is neither."""
-    # What is not there yet may only lack its end. What has its record may have been packed without weights.
+    # Why it may be missing: the stage has not finished, or the folder was packed without weights.
     if not path.exists():
         way_out = "run its stage first or name another run"
         if path.with_name("run.json").exists():

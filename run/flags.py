@@ -91,8 +91,8 @@ class Parser(argparse.ArgumentParser):
             notes += ("\nIn [brackets]: defaults. One marked * is ours, where the paper is silent; "
                       "all of toy and 30m is ours.")
         module = sys.modules["__main__"].__spec__
-        prog = f"-m {module.name.removesuffix('.__main__')}" if module else None
-        super().__init__(prog=prog, description=description, epilog=notes, allow_abbrev=False,
+        prog = f"-m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+        super().__init__(prog=f"python {prog}", description=description, epilog=notes, allow_abbrev=False,
                          formatter_class=help_format)
         self.defaults = defaults
         self.kinds = {}
@@ -123,7 +123,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """Raise UserError, where argparse would print a page and exit."""
-        raise UserError(f"{message.removeprefix('argument ')}, see python {self.prog} --help")
+        raise UserError(f"{message.removeprefix('argument ')}, see {self.prog} --help")
 
 
 def add_device_flags(parser: Parser) -> None:
@@ -145,8 +145,8 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag("decay", share, "fall linearly over the last share D of the steps, not before [a cosine instead]")
     flag("weight-decay", rate, "AdamW's, on matrices only")
     parser.add_argument("--loss-on", choices=("all", "completion"), default="all",
-                        help="tokens of D_post, in Stage 3 of D_ft, whose loss counts, in training and held "
-                             "out: all, as in the paper, or not those of prompts [all]")
+                        help="tokens of D_post (in Stage 3 of D_ft) whose loss counts, in training and held "
+                             "out: all, as in the paper, or only those of completions [all]")
     parser.set_defaults(leave=0, go_on=False)
 
     # What is drawn at random, and how often a run looks at itself.
@@ -244,12 +244,12 @@ def mendable(error: Exception) -> UserError | None:
         return UserError(f"another rank has gone or is out of reach ({reason}), see what it said; "
                          "--resume continues")
 
-    # What is missing, a compiler too, --no-compile does without; not so a disk that is full.
+    # --no-compile helps where a compiler is missing or fails, not where the disk is full.
     if compiling and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError)):
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return UserError(f"torch.compile fails ({reason}), mend that or use --no-compile")
 
-    # Of a file there is a name; what has none was to be printed.
+    # An OSError without a file's name comes from printing.
     if isinstance(error, OSError) and error.errno:
         if not error.filename:
             print_no_more()

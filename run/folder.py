@@ -4,8 +4,8 @@
     run.json    a finished stage's arguments, lineage, tokens, losses, versions and times
     log.jsonl   a line every few steps and at every evaluation
     last.pt     an unfinished stage's state, from which --resume continues
+    left.pt     the optimizer of a stage run with --leave, from which posttrain.py --go-on continues
     tracked.id  what wandb or trackio knows the run by, so that --resume goes on there, too
-    left.pt     the same, without weights, of a finished one whose schedule posttrain.py --go-on goes on with
 """
 
 import json
@@ -52,12 +52,12 @@ def working_folder() -> str:
     return str(Path.cwd())
 
 
-def take_up(args: Namespace, stage: str, after: tuple[str, ...], told: tuple[str, ...]) -> Checkpoint:
+def take_up(args: Namespace, stage: str, after: tuple[str, ...], needs: tuple[str, ...]) -> Checkpoint:
     """Read the checkpoint of --init, which must be of one of the stages `after`.
 
-    Its first stage's arguments must name what is `told`: this stage takes it over. Where this stage has
-    finished and --init is gone, returns a checkpoint without weights: enough to say so. Raises UserError if
-    there is no such checkpoint.
+    This stage takes over what it `needs`, arguments that its first stage must have recorded. Where this stage
+    has finished and --init is gone, returns a checkpoint without weights: enough to say so. Raises UserError
+    if there is no such checkpoint.
     """
     # A finished stage needs no --init, only to know whether it was the same.
     path = checkpoint_path(args.init)
@@ -72,7 +72,7 @@ def take_up(args: Namespace, stage: str, after: tuple[str, ...], told: tuple[str
     if done[-1] not in after:
         raise UserError(f"{path} is a checkpoint after {' and '.join(done)}, "
                         f"{stage}.py takes one after {' or '.join(after)}")
-    lacking = [name for name in told if name not in checkpoint.lineage[0]["args"]]
+    lacking = [name for name in needs if name not in checkpoint.lineage[0]["args"]]
     if lacking:
         raise UserError(f"{path} does not say its {', '.join(lacking)}, make it again or name another")
     return checkpoint

@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -116,13 +116,13 @@ class Run:
         self.started = time.monotonic() - self.seconds["total"]
         self.noted = self._training_time(), self.step       # when the last line of the log was written
         self.history = []                                   # (loss, gradient norm) of the steps since then
-        self.ahead = -1, None, 0                            # a step, its batch on the device, what counts
+        self.ahead = None                                   # the batch that has been read last
         self.micro_batch = args.micro_batch or largest_micro_batch(args.batch, stream.context)
 
         # The model itself stays plain: it is saved and evaluated without what wraps it for training.
-        self.exchange = ranks.parallel(self.model)
+        self.parallel = ranks.parallel(self.model)
         compiled = self.device.type == "cuda" if args.compile is None else args.compile
-        network = torch.compile(self.exchange) if compiled else self.exchange
+        network = torch.compile(self.parallel) if compiled else self.parallel
         return in_precision(network, self.device, self.dtype)
 
     def steps(self) -> Iterator["Step"]:
@@ -200,7 +200,7 @@ class Run:
         self.report.sum_up(self.step, losses, facts)
         self.report.close()
 
-        # The weights are in ckpt.pt; what --go-on needs besides is the optimizer. Stage 3 is the last.
+        # Leave the optimizer for --go-on; the weights are in ckpt.pt. Nothing goes on from Stage 3.
         if self.args.leave and self.identity.stage != "finetune" and ranks.rank() == 0:
             weightless = Checkpoint({}, asdict(self.model.config), list(self.identity.lineage))
             save_checkpoint(self.args.out / folder.LEFT, weightless, self._progress())
@@ -237,7 +237,7 @@ class Run:
 
     def _place_in_schedule(self) -> None:
         """Find which steps of the schedule are this stage's; with --go-on, take up what Stage 1 left."""
-        # With --leave N this stage ends N steps before its schedule; Stage 1's are for posttrain.py --go-on.
+        # With --leave N a stage ends N steps before its schedule; those of Stage 1 are a --go-on stage's.
         self.steps_before = 0
         self.schedule_steps = self.stream.steps + self.args.leave
         if not self.args.go_on:
@@ -252,26 +252,24 @@ class Run:
             self.optimizer.load_state_dict(folder.read_left(self.args.init, before))
 
     def _next_step(self) -> "Step":
-        (inputs, targets), tokens = self._batch(self.step)
+        batch = self._batch(self.step)
         loss = torch.zeros((), device=self.device)
-        return Step(inputs, targets, self.micro_batch, tokens, self.exchange, loss)
+        return Step(batch, self.micro_batch, self.parallel, loss)
 
-    def _batch(self, step: int) -> tuple[list[Tensor], int]:
-        """Bring this rank's inputs and targets to the device, (sequences, context), unless they are there.
-
-        Returns how many targets of all ranks count, too.
-        """
-        if self.ahead[0] != step:
+    def _batch(self, step: int) -> "Batch":
+        """Bring this rank's inputs and targets to the device, unless they are there."""
+        if not self.ahead or self.ahead.step != step:
             with self._clock("data"):
-                batch = self.stream.batch(step, ranks.rank(), ranks.world())
-                tokens = int(ranks.add_up((batch[1] >= 0).sum()))
+                parts = self.stream.batch(step, ranks.rank(), ranks.world())
+                tokens = int(ranks.add_up((parts[1] >= 0).sum()))
 
                 # Only from pinned memory is a copy safe that is not waited for (MPS: torch's issue 189690).
                 on_cuda = self.device.type == "cuda"
                 if on_cuda:
-                    batch = [part.pin_memory() for part in batch]
-                self.ahead = step, [part.to(self.device, non_blocking=on_cuda) for part in batch], tokens
-        return self.ahead[1:]
+                    parts = [part.pin_memory() for part in parts]
+                inputs, targets = (part.to(self.device, non_blocking=on_cuda) for part in parts)
+                self.ahead = Batch(step, inputs, targets, tokens)
+        return self.ahead
 
     @contextmanager
     def _clock(self, activity: str) -> Iterator[None]:
@@ -345,14 +343,20 @@ class Run:
         sys.exit(128 + number)
 
 
+class Batch(NamedTuple):
+    """What a step trains on, on the device."""
+    step: int
+    inputs: Tensor           # int64 (sequences, context), this rank's
+    targets: Tensor          # one token further; -1 does not count
+    tokens: int              # targets that count, on all ranks
+
+
 @dataclass
 class Step:
     """One step's work on this rank: its micro-batches, and how their losses make one mean."""
-    inputs: Tensor           # int64 (sequences, context), this rank's
-    targets: Tensor          # one token further; -1 counts nothing
+    batch: Batch
     micro_batch: int         # sequences of a forward pass
-    tokens: int              # that count, on all ranks
-    exchange: nn.Module      # the network whose backward pass exchanges gradients with the other ranks
+    parallel: nn.Module      # the network whose backward pass exchanges gradients with the other ranks
     loss: Tensor             # () this rank's share of the step's mean loss so far, nats per token
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -360,9 +364,10 @@ class Step:
 
         Ranks exchange gradients once, with the last.
         """
-        parts = list(zip(self.inputs.split(self.micro_batch), self.targets.split(self.micro_batch)))
+        inputs, targets = (part.split(self.micro_batch) for part in (self.batch.inputs, self.batch.targets))
+        parts = list(zip(inputs, targets))
         for number, part in enumerate(parts, start=1):
-            with ranks.exchanging(self.exchange, number == len(parts)):
+            with ranks.exchanging(self.parallel, number == len(parts)):
                 yield part
 
     def mean(self, losses: Tensor) -> Tensor:
@@ -371,7 +376,7 @@ class Step:
         That is their share of the mean over the step's tokens, times the number of ranks, over which
         gradients are averaged. A step in which no token counts has a loss of 0.
         """
-        share = losses.sum() / max(self.tokens, 1)
+        share = losses.sum() / max(self.batch.tokens, 1)
         self.loss += share.detach()
         return share * ranks.world()
 

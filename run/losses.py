@@ -43,17 +43,18 @@ def held_out_loss(model: nn.Module, sequences: Tensor, dtype: str, corpus: str =
 
 @torch.no_grad()
 def sequence_losses(model: nn.Module, sequences: Tensor, dtype: str) -> Tensor:
-    """Measure the loss of each of `sequences`, float64 (n,), nats per token, likewise.
+    """Measure the loss of each of `sequences`, int64 (n, context + 1): float64 (n,), nats per token.
 
-    Where they have unlike numbers of tokens that count, these are what a ratio's standard error is of: their
-    mean is that of the tokens, and their spread that of the sequences about it. Every rank makes the same
-    number of forward passes, each of at most 8,192 tokens.
+    If they differ in how many of their tokens count, the losses are adjusted: their mean is that over all
+    tokens that count, their standard error that of this ratio. Every rank makes the same number of forward
+    passes, each of at most 8,192 tokens.
     """
     device = next(model.parameters()).device
     size = max(1, TOKENS_AT_ONCE // (sequences.shape[1] - 1))
     was_training = model.training
     model.eval()
 
+    # Each rank measures its own sequences; those of others stay 0.
     losses = torch.zeros(len(sequences), dtype=torch.float64)
     for start in range(0, len(sequences), ranks.world() * size):
         # A rank for which nothing is left measures the first sequences once more and keeps nothing of it:

@@ -67,7 +67,11 @@ def test_claims_about_several_curves_are_of_the_seeds_that_have_all():
         ["the second is lower", "a → b", "difference: 0.000 [0.000, 0.000]", "1.000", "not seen (2 seeds)"]]
     assert kind.verdicts(without)[0][-1] == "not seen (1 seed)"
     apart = [point for point in without if (point["run"], point["size"]) != ("0.5-1", 1)]
-    assert kind.verdicts(apart) == []                                         # no seed has both curves
+    assert kind.verdicts(apart) == [["all curves together", "a → b", "no seed has all of their runs", "–", "not judged"]]
+
+    # Each seed lacks another end of one curve: what is left is no grid of which to take the whole.
+    ragged = [point for point in some if point["size"] == 1 or point["heat"] == 0.5]
+    assert of_whole_seeds(ragged, "size", "heat") == []
 
 
 def test_a_figure_may_choose_among_its_points():

@@ -11,7 +11,7 @@ import pytest
 from experiments import early_exposure, forecast
 from experiments.cost import tokens, value
 from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
-from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, chosen_elsewhere, correlation,
+from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chosen_elsewhere, correlation,
                                          judge_choice, lam_told, saved_by_choosing, standardized,
                                          with_combination)
 from experiments.forecast.command import d_pre_of, parse, state_of
@@ -279,6 +279,10 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     turned = one._replace(known={"L_im": np.array([[1.0, 8, 9, 7, 2, 3]])})
     assert lam_told(turned, "L_im") == pytest.approx([1 / 3])
     assert np.isnan(lam_told(one._replace(stages_2=list("abcdef")), "L_im")).all()
+    assert lam_told(one._replace(known={"L_im": np.ones((1, 6))}), "L_im") == 0.5        # a tie tells nothing
+
+    # A λ of which there is one recipe has no rank.
+    assert correlation(one._replace(lams=np.array([1, 1, 1, 1, 1, 0])), "L_im", within=True) == pytest.approx([0.5])
 
 
 def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatch):
@@ -323,6 +327,13 @@ def test_what_is_chosen_on_one_half_is_judged_on_the_other():
     assert (one, other) == ("L_im", "noise of γ = 0.2")
     assert [str(task) for task in judged_one + judged_other] == ["web → music → chem", "web → chat → chem"]
     assert chosen_elsewhere(tasks[:1]) == []
+
+
+def test_in_a_tie_the_probe_is_chosen():
+    L_ret = np.array([[1.0, 2, 3]])
+    task = Task("web → chat", "chem", 1e-3, ["1"], list("abc"), np.zeros(3), np.zeros(3), [],
+                {"an eighth of Stage 3 on D_pre": L_ret, QUARTER: L_ret, "L_im": -L_ret}, L_ret)
+    assert choose([task]) == QUARTER
 
 
 def test_the_combination_is_fitted_to_other_tasks_only():

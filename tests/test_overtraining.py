@@ -9,8 +9,9 @@ import pytest
 
 from experiments import cost, early_exposure, overtraining
 from experiments.cost import checkpoint_bytes, model_of, tokens
-from experiments.overtraining.claims import (at_best_rate, judge_at_equal_loss, judge_growth,
-                                             judge_inflection)
+from experiments.curves import curves
+from experiments.overtraining.claims import (TUNED, at_best_rate, judge_at_equal_loss, judge_growth,
+                                             judge_inflection, judge_tuned)
 from experiments.sweep import Sweep, plan
 from run.files import UserError
 from tests.finished_runs import finish
@@ -128,7 +129,8 @@ def test_the_best_budget_comes_earlier_at_larger_gamma_or_not():
 
 
 def run_at(seed, rate, L_ft, tokens=1e6):
-    return {"run": "a", "pipeline": "a → b", "tokens": tokens, "rate": rate, "seed": seed, "L_ft": L_ft}
+    return {"run": "a", "pipeline": "a → b", "tokens": tokens, "rate": rate, "seed": seed, "L_ft": L_ft,
+            "L_pre": 2.0}
 
 
 def test_every_budget_is_shown_at_the_rate_that_is_best_for_the_other_seeds():
@@ -141,9 +143,23 @@ def test_every_budget_is_shown_at_the_rate_that_is_best_for_the_other_seeds():
     assert kept == {(1e6, "1"): 3e-3, (1e6, "2"): 1e-3, (1e6, "3"): 1e-3} | {(2e6, seed): 1e-3 for seed in "123"}
 
 
+def test_tuning_both_rate_and_budget_makes_nothing_of_noise():
+    """A seed that chose the rates of others must not choose its own budget by them."""
+    rng = np.random.default_rng(0)
+    worse = []
+    for _ in range(300):
+        points = [run_at(seed, rate, L_ft, budget) for (seed, rate, budget), L_ft
+                  in zip(itertools.product("123", (1, 2, 3), (1e6, 2e6, 4e6)), rng.normal(size=27))]
+        kept = TUNED.select([point | {"ft": "b"} for point in points])
+        dial, by_loss = curves(kept, "tokens", [*TUNED.losses[:2], *TUNED.judged])
+        worse.append(judge_tuned(dial, by_loss)[0][2].value)
+    assert abs(np.mean(worse)) < 0.15                        # 0.4 if a budget is chosen after the rates
+
+
 def test_rates_are_compared_over_the_seeds_that_have_them_all():
     points = [run_at("1", 1e-3, 1.0), run_at("1", 3e-3, 1.1), run_at("2", 1e-3, 1.0)]
-    assert at_best_rate(points) == points[:1]
+    others = {"L_ft of the other seeds": 1.0, "L_pre of the other seeds": 2.0}           # its own: of one seed
+    assert at_best_rate(points) == [points[0] | others]
     with pytest.raises(UserError, match="a and b are alike, name the runs of one sweep"):
         at_best_rate([*points, points[0] | {"run": "b"}])
     with pytest.raises(UserError, match="no seed has all rates and budgets of a → b, finish its sweep first"):

@@ -193,6 +193,8 @@ def test_no_gain_does_not_survive_and_predicts_nothing():
     rhos, rising = np.array([0, 0.5]), np.array([[1.0, 1.2], [1.0, 1.3]])
     (_, _, survives), = judge(rhos, {"L_im": rising, "L_ret": -rising})
     assert survives.value == pytest.approx(-0.25) and verdict(survives) == "not seen (2 seeds)"
+    with pytest.raises(UserError, match="a recipe lacks its run without replay"):
+        judge(rhos[1:], {"L_im": rising[:, 1:], "L_ret": -rising[:, 1:]})
     points = []
     for seed, pool, rho in itertools.product("12", (1, 2, 4), (0, 0.5, 0.75)):
         points.append({"pipeline": "a → b", "seed": seed, "alpha": 1.0, "rho": rho, "pool_tokens": pool,

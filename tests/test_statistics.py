@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.statistics import (Estimate, best_inside, estimate, partial_slope, sign_flip_p, slope,
-                                    student_t, verdict, vertex, worse_at_end)
+                                    student_t, verdict, vertex)
 
 
 def test_sign_flips_by_hand():
@@ -88,14 +88,6 @@ def test_the_best_inside_is_chosen_by_the_other_seeds():
     assert best_inside(curves[:1]).tolist() == [3]                               # one seed chooses for itself
     flat = np.random.default_rng(0).normal(size=(2_000, 3, 5))
     assert np.mean([best_inside(one).mean() > 0 for one in flat]) < 0.35   # mere noise does not look like one
-
-
-def test_the_end_is_measured_against_the_best_before_it_that_other_seeds_choose():
-    curves = np.array([[5, 4, 3, 2, 5], [5, 4, 1, 4, 6], [6, 4, 2, 3, 4.0]])
-    # without the first: 5.5, 4, 1.5, 3.5 → index 2 → 5 − 3; without the second: 5.5, 4, 2.5, 2.5 → 2 → 6 − 1;
-    # without the third: 5, 4, 2, 3 → 2 → 4 − 2
-    assert worse_at_end(curves).tolist() == [2, 5, 2]
-    assert worse_at_end(curves[:1, :4]).tolist() == [-1]                         # the end is the best
 
 
 def test_a_partial_slope_is_at_equal_values_of_the_other():

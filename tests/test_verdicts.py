@@ -42,6 +42,13 @@ def test_a_claim_is_counted_over_its_panels_in_every_folder(stage, folders):
     assert "web → music → chem, (L_ret, L_ft) | 0.100, ×1." in chem and chem.count(": seen |") == 2
 
 
+def test_folders_that_differ_in_their_panels_are_not_laid_side_by_side(stage, folders):
+    lines = Path("real/fig4.md").read_text().splitlines()
+    Path("real/fig4.md").write_text("\n".join(line for line in lines if "web → music → chat" not in line))
+    run = stage("experiments.verdicts", settings="embedded real")
+    assert run.status == 2 and "embedded and real differ in how many panels 4 has of" in run.err
+
+
 def test_numbers_of_two_statistics_are_kept_and_what_is_not_judged_says_so():
     row = Row("x", "a claim", "a → b", "0.25 − |M − 1|: 0.100, ρ* − 0.25: 0.200", "–", "not seen (2 seeds)")
     assert row.short() == "0.100, ρ* − 0.25: 0.200: **not seen**"

@@ -180,6 +180,7 @@ def errata_of_targets(s: Setting, eta: float) -> list[Erratum]:
         start = np.array([s.invariant, s.pre, s.beta]) / 4
         return float(descend(start, task, 8 / covariance, eta, s.depth)[block])
 
+    # Each row: as printed, as derived, as descent measures it.
     held = held_stage_2(s, eta)
     return [
         Erratum("Eq. (2)", "square of s = σ_pre: where the inconsistent block ends on D_pre",

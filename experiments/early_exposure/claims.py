@@ -84,7 +84,7 @@ def describe(lineage: list[dict]) -> dict[str, object]:
 # Figure 3: losses against λ
 
 def judge_full(lams: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Judge Figure 3a: L_ret falls in λ, and L_im is flat: it falls and rises by less than a quarter."""
+    """Judge Figure 3a: L_ret falls in λ, and L_im is flat: its slope is less than a quarter of that fall."""
     im_slope = slope(lams, by_loss["L_im"])
     ret_slope = slope(lams, by_loss["L_ret"])
     rises_less = estimate(-ret_slope / 4 - im_slope)

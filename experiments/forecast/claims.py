@@ -82,7 +82,7 @@ class Forecasts(NamedTuple):
         tasks = tasks_of(points)
         forecasts = forecasts_of(tasks, points[0]["preset"])
         markers = dict(zip(sorted({task.rate for task in tasks}), MARKERS))
-        for pipeline, row in zip(distinct(points, "pipeline"), axes):
+        for pipeline, row in zip(dict.fromkeys(task.pipeline for task in tasks), axes):
             panels = {}
             for task, forecast in zip(tasks, forecasts):
                 if task.pipeline == pipeline:
@@ -112,7 +112,8 @@ def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
     rows = []
     for claim, words, by_seed in claims:
         found = estimate(by_seed)
-        rows.append([claim, where, f"{words}: {found:.2f}", found.shown_p(), verdict(found)])
+        judged = "not judged" if np.isnan(found.value) else verdict(found)
+        rows.append([claim, where, f"{words}: {found:.2f}", found.shown_p(), judged])
     return rows
 
 
@@ -179,7 +180,8 @@ def chosen_elsewhere(tasks: list[Task]) -> list[tuple[str, list[Task]]]:
 def choose(tasks: list[Task]) -> str:
     """Choose what ranks best in some tasks; a probe as long as Stage 3 is no choice, it costs as much."""
     names = [name for name in tasks[0].known if not name.startswith("Stage 3")]
-    return max(names, key=lambda name: np.nan_to_num(over_rates(tasks, name).mean(), nan=-1))
+    ranked = {name: np.nan_to_num(over_rates(tasks, name).mean(), nan=-1) for name in names}
+    return max(names, key=lambda name: (ranked[name], name == QUARTER))
 
 
 def over_rates(tasks: list[Task], name: str, within: bool = False) -> ndarray:
@@ -195,7 +197,8 @@ def correlation(task: Task, name: str, within: bool) -> ndarray:
     sizes, counts = np.unique(task.sizes, return_counts=True)
     common = task.sizes == sizes[counts.argmax()]
     alike = [common & (task.lams == lam) for lam in np.unique(task.lams)]
-    return np.mean([spearman(known[:, some], task.L_ret[:, some]) for some in alike], axis=0)
+    by_lam = [spearman(known[:, some], task.L_ret[:, some]) for some in alike if some.sum() > 1]
+    return np.mean(by_lam, axis=0) if by_lam else np.full(len(task.seeds), np.nan)
 
 
 def shown_at(rate: float, tasks: list[Task], name: str) -> str:
@@ -207,13 +210,14 @@ def shown_at(rate: float, tasks: list[Task], name: str) -> str:
 def lam_told(task: Task, name: str) -> ndarray:
     """Tell in which share of pairs that differ in λ only what is known orders them as L_ret does: (seeds,).
 
-    Half is what chance does; nan where there are no pairs.
+    Half is what chance does, and a tie counts so; nan where there are no pairs.
     """
     right = []
     for (i, one), (j, other) in combinations(enumerate(task.stages_2), 2):
         if one == other and task.lams[i] != task.lams[j]:
-            by_known, by_L_ret = (values[:, i] < values[:, j] for values in (task.known[name], task.L_ret))
-            right.append(by_known == by_L_ret)
+            by_known, by_L_ret = (np.sign(values[:, i] - values[:, j])
+                                  for values in (task.known[name], task.L_ret))
+            right.append((1 + by_known * by_L_ret) / 2)
     return np.mean(right, axis=0) if right else np.full(len(task.seeds), np.nan)
 
 

@@ -1,7 +1,7 @@
 """Forecast what somebody's Stage 3 will leave of D_post in finished runs, before anybody has run it.
 
 Each run goes on, on its own D_pre, for the first quarter of such a Stage 3. What that does to the loss on
-D_post ranks the runs, and what it did to others, in results/, makes a number of the rank. Without a RUN,
+D_post ranks the runs; tables of what it did to others make a number of the rank. Without a RUN,
 `python -m experiments forecast` is the figure that judges this.
 
     python -m experiments forecast out/a/posttrain out/b/posttrain
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
 def parse(argv: list[str]) -> Namespace:
     """Read the command line; what does not go together ends the process."""
     parser = Parser(__doc__)
-    parser.prog = "-m experiments forecast RUN"
+    parser.prog = "python -m experiments forecast"
 
     # Of what, and which Stage 3 it is that is feared.
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of Stage 2")

@@ -135,8 +135,8 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
             cases.setdefault((point["seed"], point["recipe"]), []).append(point)
     known = {where: known_of(case, ft) for where, case in cases.items()}
 
-    # A seed counts if it has everything, that any seed has, of every recipe that any seed has.
-    recipes = sorted({recipe for _, recipe in cases})
+    # A seed counts if it has everything, that any seed has, of every recipe that is probed in any seed.
+    recipes = sorted({recipe for (_, recipe), found in known.items() if found})
     names = sorted(set().union(*known.values()))
     seeds = [seed for seed in sorted({seed for seed, _ in cases})
              if all(sorted(known.get((seed, recipe), ())) == names for recipe in recipes)]
@@ -165,9 +165,10 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     changed = having(case, rate=0.0)
     if not measured or not probes:
         return {}
-    if len(measured) > 1 or len(probes) > 1 or len(distinct(changed, "done")) < len(changed):
-        runs = ", ".join(point["run"] for point in max(measured, probes, changed, key=len)[:2])
-        raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")
+    for alike in (measured, probes, *(having(changed, done=done) for done in distinct(changed, "done"))):
+        if len(alike) > 1:
+            runs = ", ".join(point["run"] for point in alike[:2])
+            raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")
     known = {name: measured[0][name] for name in ("L_im", "L_post of θ_pre", "L_pre of θ_post")}
     known |= {point["done"]: point["D_post after"] for point in changed}
     known |= {name: float(probes[0][column]) for name, column in COLUMNS.items()}

@@ -29,11 +29,12 @@ def describe_place(lineage: list[dict]) -> dict[str, object]:
     percentage = re.search("[0-9]+$", name)
     if not percentage:
         raise UserError(f"the D_ft {name} must end in its percentage of text like D_post's, as tunes25")
-    of = describe(lineage)
-    pre, post, ft = of["pipeline"].split(" → ")
+    told = describe(lineage)
+    pre, post, ft = told["pipeline"].split(" → ")
     losses = lineage[-1]["losses"]
-    return of | {"pipeline": f"{pre} → {post}, Stage 3 at {of['stage3_lr']:g}", "w": int(percentage[0]) / 100,
-                 "ΔL_post": losses["L_ret"]["mean"] - losses["L_im"]["mean"]}
+    return told | {"pipeline": f"{pre} → {post}, Stage 3 at {told['stage3_lr']:g}",
+                   "w": int(percentage[0]) / 100,
+                   "ΔL_post": losses["L_ret"]["mean"] - losses["L_im"]["mean"]}
 
 
 def judge_place(curves: dict[object, Curve]) -> Judged:

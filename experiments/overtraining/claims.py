@@ -13,8 +13,7 @@ from experiments.curves import Curve, Curves, Judged, of_whole_seeds
 from experiments.drawing import Figure
 from experiments.overtraining.plan import PLANS
 from experiments.points import Point, columns, distinct, having, seed_of, stem
-from experiments.statistics import (best_inside, best_of_others, estimate, partial_slope, slope, vertex,
-                                    worse_at_end)
+from experiments.statistics import best_inside, estimate, partial_slope, slope, vertex
 from run.files import UserError
 
 ORANGE, TEAL = "#c2571a", "#15808a"
@@ -83,29 +82,34 @@ def judge_inflection(symbol: str, curves: dict[float, Curve]) -> Judged:
     sizes = [one for one in sorted(curves) if one > 0]
     if len(sizes) < 2:
         return []
-    best = [best_doublings(*curves[one]) for one in (sizes[0], sizes[-1])]
+    best = [best_budget(*curves[one]) for one in (sizes[0], sizes[-1])]
     return [(f"the best budget comes earlier at larger {symbol}",
              f"doublings of the budget, {symbol} {sizes[0]:g} − {sizes[-1]:g}", estimate(best[0] - best[1]))]
 
 
-def best_doublings(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
-    """Find each seed's best budget for L_pre, in doublings of the first and within the ladder: (seeds,)."""
-    doublings = np.log2(budgets / budgets[0])
-    return np.array([vertex(doublings, losses)[0] for losses in by_loss["L_pre"]])
+def best_budget(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
+    """Find each seed's best budget for L_pre within the ladder, its logarithm to base 2: (seeds,)."""
+    return np.array([vertex(np.log2(budgets), losses)[0] for losses in by_loss["L_pre"]])
 
 
 def judge_tuned(budgets: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     """Judge that the longest pretraining is worse than a shorter one, each at its best rate (Section 3)."""
-    return [(f"{loss} worsens with the budget, rate tuned", f"{loss} of the largest − of the best before",
-             estimate(worse_at_end(by_loss[loss]))) for loss in ("L_ft", "L_pre")]
+    claims = []
+    for loss in ("L_ft", "L_pre"):
+        best_before = by_loss[of_others(loss)][:, :-1].argmin(axis=1)
+        measured = by_loss[loss]
+        worse = measured[:, -1] - measured[np.arange(len(measured)), best_before]
+        claims.append((f"{loss} worsens with the budget, rate tuned",
+                       f"{loss} of the largest − of the best before", estimate(worse)))
+    return claims
 
 
 def at_best_rate(points: list[Point]) -> list[Point]:
     """Keep of every D_ft, budget and seed the run at one rate: that of the least L_ft for the other seeds.
 
-    Raises UserError if no seed has every rate at every budget that any seed has, or one has it twice.
+    Beside its losses stand the means of the other seeds' at this rate, by which to choose a budget. Raises
+    UserError if no seed has every rate at every budget that any seed has, or one has it twice.
     """
-    # Per D_ft and budget: a seed's rate is chosen without looking at that seed.
     chosen = []
     for pipeline in distinct(points, "pipeline"):
         there = of_whole_seeds(having(points, pipeline=pipeline), "tokens", "rate")
@@ -115,9 +119,22 @@ def at_best_rate(points: list[Point]) -> list[Point]:
         for tokens in distinct(there, "tokens"):
             runs = [[only(having(there, tokens=tokens, seed=seed, rate=rate)) for rate in rates]
                     for seed in seeds]
-            by_seed = np.array([columns(row, ["L_ft"])[:, 0] for row in runs])            # (seeds, rates)
-            chosen += [row[best] for row, best in zip(runs, best_of_others(by_seed))]
+
+            # Neither rate nor budget is chosen by looking at the seed; of one seed there are no others.
+            losses = np.array([columns(row, ["L_ft", "L_pre"]) for row in runs])     # (seeds, rates, 2)
+            others = losses
+            if len(seeds) > 1:
+                others = (losses.sum(axis=0) - losses) / (len(seeds) - 1)
+            for row, of_seed in zip(runs, others):
+                best = of_seed[:, 0].argmin()
+                L_ft, L_pre = of_seed[best]
+                chosen.append(row[best] | {of_others("L_ft"): L_ft, of_others("L_pre"): L_pre})
     return chosen
+
+
+def of_others(loss: str) -> str:
+    """Name the mean of a loss over the other seeds."""
+    return f"{loss} of the other seeds"
 
 
 def only(points: list[Point]) -> Point:
@@ -177,7 +194,8 @@ RATES = against_budget(
     judge=partial(judge_growth, "fine-tuning", ("ΔL_pre",)), judge_together=partial(judge_inflection, "rate"))
 TUNED = against_budget(
     series="ft", name_series=lambda ft: "fine-tuned at the best rate", colour=ORANGE,
-    panels=("L_ft", "L_pre"), losses=("L_ft", "L_pre", "log₁₀ rate"), judge=judge_tuned, choose=at_best_rate)
+    panels=("L_ft", "L_pre"), losses=("L_ft", "L_pre", "log₁₀ rate"), judge=judge_tuned,
+    judged=(of_others("L_ft"), of_others("L_pre")), choose=at_best_rate)
 EXPOSED = Curves(
     dial="lam", symbol="λ", series="rate", name_series=lambda rate: f"post-trained at rate {rate:g}",
     panels=("L_im", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post", colour=TEAL,

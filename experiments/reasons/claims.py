@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.curves import of_whole_seeds, told
+from experiments.curves import of_whole_seeds, rows_of
 from experiments.drawing import Figure
 from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, MIXED_DROPOUT, MIXING,
                                                UNMIXED, against_lam, describe, frontiers, judge_full,
@@ -17,8 +17,8 @@ DROPOUT = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED)
 
 def describe_size(lineage: list[dict]) -> dict[str, object]:
     """Tell what sets a chain apart, each |D_post| a pipeline of its own."""
-    of = describe(lineage)
-    return of | {"pipeline": f"{of['pipeline']}, {shown_size(of['post_tokens'])}"}
+    told = describe(lineage)
+    return told | {"pipeline": f"{told['pipeline']}, {shown_size(told['post_tokens'])}"}
 
 
 def judge_sizes(points: list[Point]) -> list[list[str]]:
@@ -38,7 +38,7 @@ def judge_sizes(points: list[Point]) -> list[list[str]]:
         return []
     more = estimate(gaps[0] - gaps[-1])
     claim = "dropout gains more where D_post is read more often"
-    return told([(claim, "gap at the smallest |D_post| − at the largest", more)], f"({', '.join(KEPT)})")
+    return rows_of([(claim, "gap at the smallest |D_post| − at the largest", more)], f"({', '.join(KEPT)})")
 
 
 FIGURES = {

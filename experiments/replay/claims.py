@@ -10,6 +10,7 @@ from experiments.replay.efficiency import Efficiency
 from experiments.replay.plan import EFFICIENCY, PREDICTION, SHARES
 from experiments.replay.prediction import Prediction
 from experiments.statistics import best_of_others, estimate, less_sure
+from run.files import UserError
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "finetune"))
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
@@ -39,8 +40,10 @@ def describe(lineage: list[dict]) -> dict[str, object]:
 def judge(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     """Judge that replay's gain is there after Stage 3: at the ρ that is best for L_im, L_ret is lower too.
 
-    The shares (k,) rise from 0, which is no replay; each loss is (seeds, k).
+    The shares (k,) rise from 0, which is no replay; each loss is (seeds, k). Raises UserError if they do not.
     """
+    if rhos[0]:
+        raise UserError("a recipe lacks its run without replay, finish its sweep first")
     seeds = np.arange(len(by_loss["L_im"]))
     chosen = 1 + best_of_others(by_loss["L_im"][:, 1:])
     gained = estimate(by_loss["L_im"][:, 0] - by_loss["L_im"][seeds, chosen])

@@ -137,12 +137,12 @@ def line_up(points: list[Point], loss: str, recipes: set[str]) -> Losses:
 
 def reference_of(losses: Losses) -> tuple[ndarray, ndarray]:
     """Collect the reference runs: pools (n,) and losses (seeds, n)."""
-    arms = of(losses, "reference")
+    arms = arms_of(losses, "reference")
     pools = np.array([arm.pools for arm in arms])
     return pools, np.stack([losses[arm] for arm in arms], axis=1)
 
 
-def of(losses: Losses, recipe: str) -> list[Arm]:
+def arms_of(losses: Losses, recipe: str) -> list[Arm]:
     """List the arms of a recipe."""
     return [arm for arm in losses if arm.recipe == recipe]
 
@@ -159,7 +159,7 @@ def best(losses: Losses, arms: list[Arm]) -> ndarray:
 
 def claims(losses: Losses) -> list[Claim]:
     """List what is compared: the paper's three, mid-training itself, and the tied mixture, not in it."""
-    tuning, middle = of(losses, "fine-tuning"), of(losses, "mid-training")
+    tuning, middle = arms_of(losses, "fine-tuning"), arms_of(losses, "mid-training")
     late = [arm for arm in middle if arm.alpha == 1]
     early = [arm for arm in middle if arm.alpha < 1]
     return [
@@ -167,7 +167,7 @@ def claims(losses: Losses) -> list[Claim]:
         Claim("replay lowers the target loss, mid-training", with_replay(late), without_replay(late)),
         Claim("early exposure lowers the target loss", early, late),
         Claim("mid-training beats fine-tuning, without replay", without_replay(late), without_replay(tuning)),
-        Claim("two stages beat the tied mixture", middle, of(losses, "tied"))]
+        Claim("two stages beat the tied mixture", middle, arms_of(losses, "tied"))]
 
 
 def with_replay(arms: list[Arm]) -> list[Arm]:
@@ -182,7 +182,7 @@ def without_replay(arms: list[Arm]) -> list[Arm]:
 
 def gained_by_replay(losses: Losses, late: bool) -> ndarray:
     """Measure what replay gains in mid-training, (seeds,), at the highest α or at the lowest."""
-    middle = of(losses, "mid-training")
+    middle = arms_of(losses, "mid-training")
     alphas = sorted({arm.alpha for arm in middle})
     there = [arm for arm in middle if arm.alpha == alphas[-1 if late else 0]]
     return best(losses, without_replay(there)) - best(losses, with_replay(there))
@@ -191,7 +191,7 @@ def gained_by_replay(losses: Losses, late: bool) -> ndarray:
 def compared(losses: Losses) -> list[Arm]:
     """List what the picture shows: of each kind the one without replay, all late, and the best."""
     shown = []
-    for arms in (of(losses, "fine-tuning"), of(losses, "mid-training"), of(losses, "tied")):
+    for arms in (arms_of(losses, "fine-tuning"), arms_of(losses, "mid-training"), arms_of(losses, "tied")):
         plain = max(without_replay(arms), key=lambda arm: arm.alpha)
         shown += [plain, min(arms, key=lambda arm: losses[arm].mean())]
     return list(dict.fromkeys(shown))
