@@ -242,11 +242,11 @@ def lora_targets(model: GPT) -> list[tuple[nn.Module, str]]:
     return [*targets, (model, "lm_head")]
 
 
-def add_lora(model: GPT, rank: int = 64, alpha: float = 128.0) -> None:
-    """Freeze `model` and give it adapters (r 64, α 128 in the paper) to train instead."""
+def add_lora(model: GPT, rank: int = 64) -> None:
+    """Freeze `model` and give it adapters to train instead, of α = 2r: r 64 and α 128 in the paper."""
     model.requires_grad_(False)
     for owner, name in lora_targets(model):
-        setattr(owner, name, LoRALinear(getattr(owner, name), rank, alpha))
+        setattr(owner, name, LoRALinear(getattr(owner, name), rank, alpha=2 * rank))
 
 
 @torch.no_grad()

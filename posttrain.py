@@ -28,6 +28,7 @@ DEFAULTS = {  # a star marks our choice where the paper is silent
     "patience": ("3", "3", "3*", "3"),
     "replay": ("0", "0", "0", "0"),
     "dropout": ("0", "0", "0", "0"),
+    "lora-rank": ("64", "64", "64", "64"),
     "batch": ("8", "32", "480*", "512"),
     "lr": ("1e-3", "1e-3", "5e-4*", "5e-5*"),
     "min-lr": ("5e-5", "1e-4", "5e-5", "5e-5"),
@@ -73,7 +74,7 @@ def main():
     torch.manual_seed(args.seed)
     set_dropout(model, args.dropout)
     if args.lora:
-        add_lora(model)
+        add_lora(model, args.lora_rank)
 
     # --compute-matched and --go-on take all their steps. Else it stops early, and the last step is evaluated
     # too, so that some weights are always best.
@@ -107,7 +108,8 @@ def parse(argv=None):
                 "share of the stream from D_pre, 0 ≤ R < 1 (the paper: 0.01); D_post exposure is kept")
     parser.flag("dropout", share, "rate in embedding, attention, residual and MLP (the paper: 0, 0.02, 0.05)")
     parser.add_argument("--lora", action="store_true",
-                        help="train adapters: r 64, α 128, attention output, MLP, head")
+                        help="train adapters on attention output, MLP and head, not all weights")
+    parser.flag("lora-rank", positive, "their rank r; α is 2r", metavar="R")
     parser.add_argument("--compute-matched", action="store_true",
                         help="one pass over just what Stage 1 left of D_post, whatever --max-tokens and "
                              "--patience say")
@@ -122,6 +124,8 @@ def parse(argv=None):
                          needs=("preset", "tokenizer", "post_tokens", "seed"))
     if args.compute_matched and len(checkpoint.lineage) > 1:
         raise UserError(f"--compute-matched takes what Stage 1 left, --init {args.init} is of a later stage")
+    if args.lora_rank and not args.lora:
+        raise UserError("--lora-rank is of adapters, give --lora too")
     if args.go_on:
         args = with_schedule_of(checkpoint.lineage[-1], args)
     return parser.fill(args, checkpoint.lineage[0]["args"]["preset"]), checkpoint

@@ -28,7 +28,8 @@ DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"
 TRACKED = "tracked.id"
 # What runs made before there were these flags had.
-SINCE = {"decay": None, "leave": 0, "go_on": False, "loss_on": "all", "weights": None, "back": 0.0}
+SINCE = {"decay": None, "leave": 0, "go_on": False, "loss_on": "all", "weights": None, "back": 0.0,
+         "lora_rank": 64}
 FILES = ("run.json", "ckpt.pt", "last.pt", LEFT, TRACKED, "log.jsonl", DAMAGED_LOG)    # as they are discarded
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite",

@@ -39,7 +39,7 @@ def sweep_of_shares(root, seeds=3, **settings):
 
 
 def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2, preset="toy",
-                post_tokens=150_000):
+                post_tokens=150_000, **more):
     """Write runs of a recipe at three Stage-3 rates, its L_ret lower by `saved` at each."""
     settings = {"lam": 0.0 if recipe.startswith("unmixed") else 1.0, "lora": "LoRA" in recipe,
                 "dropout": 0.05 * ("dropout" in recipe), "replay": 0.05 * ("replay" in recipe)}
@@ -49,7 +49,7 @@ def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2,
             kept = 1.5 + 0.3 * k - saved + 0.01 * seed
             write_run(Path(root, name), {"L_ft": 2 - 0.2 * k, "L_ret": kept, "L_pre": 1.5 - 0.1 * k},
                       stage3_lr=lr, seed=seed, preset=preset, corpora=pipeline, post_tokens=post_tokens,
-                      **settings)
+                      **settings, **more)
 
 
 # ---- runs of a plan, whatever its chains

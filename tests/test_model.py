@@ -141,6 +141,11 @@ def test_lora_trains_adapters_on_the_papers_maps_only():
     assert all("lora_" in name for name in trained) and len(trained) == 2 * (2 * 4 + 1)
     assert trained["lm_head.lora_A"].shape == (64, 48) and model.lm_head.scale == 2.0
 
+    # Of another rank they are as strong: α is twice the rank.
+    model = small_model()
+    add_lora(model, rank=8)
+    assert model.lm_head.lora_A.shape == (8, 48) and model.lm_head.scale == 2.0
+
 
 @pytest.mark.parametrize("preset", ["toy", "1b"])
 def test_merged_lora_computes_the_same_and_unties_the_head(preset):

@@ -19,6 +19,7 @@ def chains_of(paper, figure):
 
 @pytest.mark.parametrize("figure, of, changed", [("repeated", "fig4", ("--post-tokens", "55k")),
                                                  ("longer", "fig3a", ("--max-tokens", "4M")),
+                                                 ("thin", "fig7", ("--lora-rank", "11")),
                                                  ("foreign", "fig2", None)])
 def test_a_chain_is_the_papers_or_has_one_setting_more(figure, of, changed):
     of_paper = chains_of(early_exposure, of)
@@ -28,6 +29,17 @@ def test_a_chain_is_the_papers_or_has_one_setting_more(figure, of, changed):
     assert len(without) == len(further) and without <= of_paper
     assert all(sum(changed in settings for settings in chain) == 1 for chain in further)
     assert bool(further) == bool(changed)
+
+
+def test_thin_adapters_are_a_recipe_of_their_own(stage):
+    """At any other loss thin LoRA keeps 0.1 nats less than LoRA of rank 64, and full 0.2 more than that."""
+    for recipe, rank, lower in (("mixed", 64, 0.2), ("mixed + LoRA", 64, 0.0), ("mixed + LoRA", 11, -0.1)):
+        frontier_of(f"runs/{recipe}-{rank}", recipe, lower, seeds=2, lora_rank=rank)
+    draw(stage, "thin")
+    text = Path("figures/thin.md").read_text()
+    gaps = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if "(L_ret, L_ft)" in line}
+    assert "0.100 [0.100, 0.100]" in gaps["thin LoRA is worse, mixed"]
+    assert "0.300 [0.300, 0.300]" in gaps["full beats thin LoRA, mixed"]
 
 
 def test_what_dropout_gains_of_a_quarter_is_set_against_the_whole_on_the_same_seeds(stage):

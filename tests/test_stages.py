@@ -217,11 +217,13 @@ def test_dropout_acts_in_stage_2(stage):
 
 def test_lora_leaves_a_plain_merged_checkpoint(stage):
     stage("pretrain")
-    stage("posttrain", "--lora")
+    assert "--lora-rank is of adapters" in stage("posttrain", "--lora-rank 8").err
+    stage("posttrain", "--lora --lora-rank 8")
     before, after = weights("pretrain"), weights("posttrain")
     assert before.keys() == after.keys()
     changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"}
+    assert torch.linalg.matrix_rank(after["lm_head.weight"] - before["lm_head.weight"]) == 8
     assert stage("finetune").status == 0
     trained = weights("finetune")
     assert not torch.equal(trained["embed_tokens.weight"], after["embed_tokens.weight"])

@@ -4,14 +4,22 @@ import numpy as np
 
 from experiments.curves import of_whole_seeds, rows_of
 from experiments.drawing import Figure
-from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, MIXED_DROPOUT, MIXING,
-                                               UNMIXED, against_lam, describe, frontiers, judge_full,
-                                               shown_size)
-from experiments.frontiers import Pair, compare
+from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, MIXED_DROPOUT, MIXED_LORA,
+                                               MIXING, RETAINED, UNMIXED, UNMIXED_LORA, Recipe, against_lam,
+                                               describe, frontiers, judge_full, shown_size, style)
+from experiments.frontiers import Pair, Style, compare
 from experiments.points import Point, distinct, having
 from experiments.reasons.plan import PLANS
 from experiments.statistics import estimate
 
+PAPERS_RANK = 64
+UNMIXED_THIN, MIXED_THIN = Recipe(False, ("thin LoRA",)), Recipe(True, ("thin LoRA",))
+THIN = {"full beats LoRA, mixed": Pair(better=MIXED, worse=MIXED_LORA),
+        "full beats thin LoRA, mixed": Pair(better=MIXED, worse=MIXED_THIN),
+        "thin LoRA is worse, mixed": Pair(better=MIXED_LORA, worse=MIXED_THIN),
+        "full beats LoRA, unmixed": Pair(better=UNMIXED, worse=UNMIXED_LORA),
+        "full beats thin LoRA, unmixed": Pair(better=UNMIXED, worse=UNMIXED_THIN),
+        "thin LoRA is worse, unmixed": Pair(better=UNMIXED_LORA, worse=UNMIXED_THIN)}
 DROPOUT = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED)}
 
 
@@ -19,6 +27,21 @@ def describe_size(lineage: list[dict]) -> dict[str, object]:
     """Tell what sets a chain apart, each |D_post| a pipeline of its own."""
     told = describe(lineage)
     return told | {"pipeline": f"{told['pipeline']}, {shown_size(told['post_tokens'])}"}
+
+
+def describe_rank(lineage: list[dict]) -> dict[str, object]:
+    """Tell what sets a chain apart, LoRA of a smaller rank than the paper's a recipe of its own."""
+    told, post = describe(lineage), lineage[1]["args"]
+    if post["lora"] and post.get("lora_rank", PAPERS_RANK) < PAPERS_RANK:
+        told["recipe"] = Recipe(told["recipe"].mixed, ("thin LoRA",))
+    return told
+
+
+def thin_style(recipe: Recipe, drawn: list[Recipe]) -> Style:
+    """Choose how a recipe is drawn: thin LoRA as LoRA, but dotted."""
+    if recipe in (UNMIXED_THIN, MIXED_THIN):
+        return style(Recipe(recipe.mixed, ("LoRA",)), drawn)._replace(line=":")
+    return style(recipe, drawn)
 
 
 def judge_sizes(points: list[Point]) -> list[list[str]]:
@@ -48,6 +71,11 @@ FIGURES = {
                        CHAINS, describe_size),
     "longer": Figure("L_im and L_ret against λ, Stage 2 four times as long", PLANS["longer"],
                      against_lam("", (), judge_full), CHAINS, describe),
+    "thin": Figure("LoRA of rank 64 and of rank 11 against full post-training", PLANS["thin"],
+                   frontiers("", [KEPT, RETAINED],
+                             [(UNMIXED, UNMIXED_LORA, UNMIXED_THIN), (MIXED, MIXED_LORA, MIXED_THIN)],
+                             THIN)._replace(style=thin_style),
+                   CHAINS, describe_rank),
     "foreign": Figure("Unmixed against mixed, from another D_pre", PLANS["foreign"],
                       frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS, describe),
 }

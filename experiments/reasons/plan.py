@@ -14,5 +14,11 @@ PLANS = {
         "| finetune --ft $ft $rate"],
     "foreign": [        # by --corpora, which bring a D_pre that is less like D_post
         "pretrain --pre $pre --post $other --lam {0,1} | posttrain $sweep | finetune --ft $post $rates"],
+    "thin": [           # adapters of a ninth of the width, as at 135m, for two thirds
+        "pretrain --pre $pre --post $post --lam {0,1} | posttrain $sweep | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $lora | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $thin $lora "
+        "| finetune --ft $ft $rates"],
 }
-SETTINGS = {"toy": early_exposure.SETTINGS["toy"] | {"few": "--post-tokens 55k", "long": "--max-tokens 4M"}}
+SETTINGS = {"toy": early_exposure.SETTINGS["toy"] | {"few": "--post-tokens 55k", "long": "--max-tokens 4M",
+                                                     "thin": "--lora-rank 11"}}
