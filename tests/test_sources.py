@@ -201,6 +201,8 @@ def test_an_empty_line_ends_a_document_whatever_ends_the_line(tmp_path, seed, pa
 
 @pytest.mark.parametrize("ending", "txt jsonl json csv parquet".split())
 def test_nul_bytes_are_text(tmp_path, ending):
+    if ending == "csv":
+        pytest.importorskip("pandas", minversion="3.1")      # before, a field ended there
     texts = ["\0", "a\0b", "\0" * 9 + "c"]
     assert documents(write(tmp_path / f"a.{ending}", [{"text": text} for text in texts])) == texts
 
