@@ -40,14 +40,15 @@ def main():
     dtype = pick_dtype(args.dtype, device)
 
     # Samples come instead of the losses, which take longer.
+    ranks.join(device)
     if args.sample:
-        for path in args.runs:
-            print_samples(path, args, device, dtype)
+        if ranks.rank() == 0:
+            for path in args.runs:
+                print_samples(path, args, device, dtype)
         return
 
     # Under torchrun the ranks share the sequences and one prints. With --json, messages about corpora go to
     # stderr.
-    ranks.join(device)
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
         if args.weights:
             runs = [evaluate_folder(args, device, dtype)]
@@ -88,14 +89,21 @@ def parse(argv: list[str] | None = None) -> Namespace:
 
     # argparse cannot say what goes with what.
     args = parser.parse_args(argv)
-    if args.prompt and not args.sample:
-        parser.error("--prompt goes with --sample N")
+    sampling = [name for name in ("prompt", "length", "temperature", "seed")
+                if getattr(args, name) != parser.get_default(name)]
+    if sampling and not args.sample:
+        parser.error(f"--{sampling[0]} goes with --sample N")
+    if args.sample and args.json:
+        parser.error("--sample prints texts, leave --json away")
     if args.ft and not args.weights:
         parser.error("--ft goes with --weights DIR")
     if (args.text_field or args.loss_on != "all") and not args.ft:
         parser.error("--text-field and --loss-on go with --ft CORPUS")
     if args.weights and (args.sample or len(args.runs) > 1):
         parser.error("--weights takes the one RUN that the folder was fine-tuned from, and no --sample")
+
+    # One run is no two seeds.
+    args.runs = list({path.resolve(): path for path in args.runs}.values())
     return args
 
 

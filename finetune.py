@@ -36,7 +36,7 @@ DEFAULTS = {  # a star marks our choice where the paper is silent
 def main():
     args, checkpoint = parse()
     lineage = checkpoint.lineage
-    run = Run("finetune", args, then=f"python evaluate.py {args.out}", lineage=lineage)
+    run = Run("finetune", args, then="python evaluate.py", lineage=lineage)
     if run.finished():
         return
 
@@ -50,10 +50,10 @@ def main():
 
     # D_ft's windows, and with --replay those of D_pre between them.
     context = model.config.context
-    pre_windows = pre.windows(context, args.batch, args.seed, run.number)
-    ft_windows = ft.windows(context, args.batch, args.seed, run.number)
     n_ft = whole_sequences(args.tokens, context)
     n_pre = count_for_share(args.replay, n_ft)
+    ft_windows = ft.windows(context, args.batch, args.seed, run.number)
+    pre_windows = pre.windows(context, min(args.batch, n_pre), args.seed, run.number)
     stream = Interleaved(major=ft_windows, minor=pre_windows, n_major=n_ft, n_minor=n_pre,
                          batch_size=args.batch)
 

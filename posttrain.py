@@ -44,7 +44,7 @@ SCHEDULE = ("lr", "min_lr", "warmup", "decay", "weight_decay")         # what --
 def main():
     args, checkpoint = parse()
     lineage = checkpoint.lineage
-    run = Run("posttrain", args, then=f"python finetune.py --init {args.out}", lineage=lineage)
+    run = Run("posttrain", args, then="python finetune.py --init", lineage=lineage)
     if run.finished():
         return
 
@@ -55,18 +55,19 @@ def main():
         pre = corpus_of(lineage, "pre", run=args.init)
         post = corpus_of(lineage, "post", loss_on=args.loss_on, run=args.init)
 
-    # The replay: D_post's windows, and between them those of D_pre.
+    # D_post's windows. Compute-matched takes what Stage 1 left of them.
     context = model.config.context
-    pre_windows = pre.windows(context, args.batch, args.seed, run.number)
     post_tokens = lineage[0]["args"]["post_tokens"]
     post_windows = post.windows(context, args.batch, args.seed, run.number, limit=post_tokens)
-
-    # How many of each. Compute-matched takes what Stage 1 left of D_post.
-    n_post = whole_sequences(args.max_tokens, context)
     if args.compute_matched:
         post_windows = post_windows.left_after(lineage[0])
         n_post = len(post_windows)
+    else:
+        n_post = whole_sequences(args.max_tokens, context)
+
+    # The replay: between them those of D_pre.
     n_pre = count_for_share(args.replay, n_post)
+    pre_windows = pre.windows(context, min(args.batch, n_pre), args.seed, run.number)
     stream = Interleaved(major=post_windows, minor=pre_windows, n_major=n_post, n_minor=n_pre,
                          batch_size=args.batch)
 

@@ -44,7 +44,7 @@ DEFAULTS = {  # a star marks our choice where the paper is silent
 
 def main():
     args = parse()
-    run = Run("pretrain", args, then=f"python posttrain.py --init {args.out}")
+    run = Run("pretrain", args, then="python posttrain.py --init")
     if run.finished():
         return
 

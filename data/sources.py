@@ -165,10 +165,12 @@ class Source:
         # A configuration is opened when its turn comes: the last may never be needed.
         if self.hub:
             split = self.hub.held_out_split if held_out else self.hub.split
+            text = {reader(path) for path in self.files} == {"text"}
+            options = {"sample_by": "paragraph"} if text else {}      # an empty line ends a document
             if not self.is_local:
                 tell(f"reading {self.hub.path} from the hub …")
             parts = (datasets.load_dataset(self.hub.path, config, revision=self.hub.revision, split=split,
-                                           streaming=True)
+                                           streaming=True, **options)
                      for config in self.hub.configs)
             return chain.from_iterable(parts)
 
@@ -208,7 +210,8 @@ def find_source(name: str, text_field: str | None = None, folder: Path = Path())
         with refusing(ArgumentTypeError):
             return Source(name, text_field, size=positive(size) if colon else None)
     if name.startswith("hub:"):
-        return Source(name, text_field, hub=hub_set(name.removeprefix("hub:"), folder))
+        hub = hub_set(name.removeprefix("hub:"), folder)
+        return Source(name, text_field, hub=hub, files=readable(Path(hub.path)))
     if name in HUB:
         return Source(name, text_field, hub=HUB[name])
     path = folder / name
@@ -259,8 +262,8 @@ def local_files(name: str, root: Path) -> tuple[Path, ...]:
 
 
 def readable(root: Path) -> tuple[Path, ...]:
-    """List the files in a folder that a reader takes, sorted."""
-    return tuple(sorted(path for path in root.rglob("*") if reader(path)))
+    """List the files in a folder that a reader takes, sorted; none where there is no folder."""
+    return tuple(sorted(path for path in root.rglob("*") if reader(path) and path.is_file()))
 
 
 def reader(path: Path) -> str | None:

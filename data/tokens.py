@@ -57,12 +57,13 @@ class Corpus:
     def held_out_sequences(self, context: int) -> Tensor:
         """Cut the windows of every held-out loss, evenly spread over what is held out.
 
-        Returns int64 (sequences, context + 1), as `window` has them. Raises UserError if nothing is held out,
-        or nothing that counts.
+        Returns int64 (sequences, context + 1), as `window` has them. Raises UserError if they are fewer than
+        two, of which a mean has a standard error, or nothing in them counts.
         """
         total = (len(self.held_out) - 1) // context
-        if total < 1:
-            raise UserError(too_few_documents(self.record["source"]))
+        if total < 2:
+            raise UserError(f"{self.record['source']} holds out {len(self.held_out)} tokens, less than two "
+                            f"sequences of {context}, give it more text or a smaller --context")
         count = min(HELD_OUT_SEQUENCES, total)
         places = (i * total // count for i in range(count))
         sequences = torch.stack([window(self.held_out, i, context, self.held_out_mask) for i in places])
@@ -84,8 +85,11 @@ class Corpus:
         if limit and limit // context < total:
             chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit // context])
         if len(chosen) < batch:
-            raise UserError(f"{self.record['source']} is shorter than one batch: {len(chosen)} sequences of "
-                            f"{context} tokens, --batch {batch}; give more text or a smaller --batch")
+            short = self.record["source"]
+            if len(chosen) < total:                  # by the limit
+                short = f"what was asked for of {short}, {limit} tokens,"
+            raise UserError(f"{short} is shorter than one batch: {len(chosen)} sequences of {context} "
+                            f"tokens, --batch {batch}; give more or a smaller --batch")
         return Windows(self.role, self.train, context, seed, stage, chosen, self.train_mask)
 
 
@@ -208,6 +212,7 @@ def read_meta(home: Path) -> dict:
         meta = json.loads((home / "meta.json").read_text())
         sizes = sizes_of(meta)
         known = is_record(meta) and min(sizes.values()) > 0 and meta["dtype"] in ("uint16", "uint32")
+        known = known and isinstance(meta.get("checksums", {}), dict)
     except (OSError, ValueError, TypeError, KeyError):
         return {}
     return meta if known else {}

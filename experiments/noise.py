@@ -27,7 +27,7 @@ from model import GPT, load_model
 from run import folder, ranks
 from run.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, read_run
 from run.device import pick_device, pick_dtype
-from run.files import UserError, refusing
+from run.files import UserError, refusing, write_json
 from run.flags import Parser, add_folder_flags, launch, positive, rate, seed, share
 from run.losses import Loss, sequence_losses
 from run.report import say, table
@@ -79,7 +79,7 @@ def main() -> None:
         entry = {"stage": "noise", "args": identity.args, "steps": 0, "tokens": {},
                  "losses": {name: loss._asdict() for name, loss in losses.items()},
                  "corpora": {"ft": ft.record}}
-        folder.write_record(args.out, [*lineage, entry], {"device": str(device)})
+        write_json(args.out / "run.json", folder.record_of([*lineage, entry], {"device": str(device)}))
         lock.release()
     rows = [[f"D_{role}", str(losses[f"L_{role}"]), str(losses[f"ΔL_{role}"])] for role in held_out]
     how = f"γ = {args.gamma:g}"
@@ -179,8 +179,6 @@ def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
     # A probe stands beside the run, never in its folder, and takes what the run does not say from its preset.
     checkpoint = folder.take_up(args, "noise", after=("pretrain", "posttrain", "finetune"),
                                 needs=("preset", "tokenizer"))
-    if args.out.resolve() == checkpoint_path(args.init).parent.resolve():
-        raise UserError(f"--out {args.out} is the run itself, choose another")
     filled = parser.fill(args, checkpoint.lineage[0]["args"]["preset"])
     if not args.ft and checkpoint.lineage[-1]["stage"] == "finetune":
         filled.ft = None                                     # that of the run

@@ -30,7 +30,7 @@ class Progress(NamedTuple):
 
 def checkpoint_path(run: Path) -> Path:
     """Find the checkpoint of a run's folder; `run` may be a checkpoint itself."""
-    return run if run.suffix == ".pt" else run / "ckpt.pt"
+    return run if run.suffix == ".pt" and not run.is_dir() else run / "ckpt.pt"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
@@ -87,6 +87,8 @@ def _read(path: Path, mmap: bool) -> dict:
         if damaged:
             raise zipfile.BadZipFile(damaged)
         parts = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except PermissionError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}), ask for the right to") from error
     except Exception as error:
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}), "
                         "run its stage again with --overwrite") from error

@@ -32,6 +32,8 @@ def pick_device(name: str | None) -> torch.device:
     Raises UserError if it is not there or cannot do what a run needs.
     """
     name = name or preferred()
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device {name} is not there (cpu, cuda and mps are known), use --device cpu")
     if name.startswith("mps"):
         refuse_unfit_mps()
     mine = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name

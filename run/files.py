@@ -25,12 +25,12 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise UserError(str(error).splitlines()[0]) from error
 
 
-def write_error(path: Path | str, error: OSError) -> UserError:
-    """Say what the user can do where `path` cannot be written (or, of the last kind, read)."""
+def write_error(path: Path | str, error: OSError, tried: str = "write") -> UserError:
+    """Say what the user can do where `path` cannot be written, or what was tried else."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"no space left to write {path}, free some and run again, a stage with --resume")
-    return UserError(f"cannot write {path} ({error.strerror or error}), "
-                     "check that its folder is there and can be written")
+    return UserError(f"cannot {tried} {path} ({error.strerror or error}), "
+                     "check that its folder is there and what may be done in it")
 
 
 @contextmanager
@@ -54,10 +54,15 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def as_json(value: object) -> bytes:
+    """Write out a value as a file has it."""
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
 def write_json(path: Path, value: object) -> None:
     """Write a value as JSON, atomically."""
     with atomic(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
+        file.write(as_json(value))
 
 
 def make_folder(folder: Path) -> None:

@@ -253,7 +253,7 @@ def mendable(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.errno:
         if not error.filename:
             print_no_more()
-        return write_error(error.filename or "what is printed or a file", error)
+        return write_error(error.filename or "what is printed or a file", error, tried="read or write")
     return None
 
 

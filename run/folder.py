@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoint, read_progress, read_run,
                             save_checkpoint)
-from run.files import UserError, atomic, lock, write_error, write_json
+from run.files import UserError, as_json, atomic, lock, write_error
 
 DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"
@@ -60,8 +60,11 @@ def take_up(args: Namespace, stage: str, after: tuple[str, ...], needs: tuple[st
     has finished and --init is gone, returns a checkpoint without weights: enough to say so. Raises UserError
     if there is no such checkpoint.
     """
-    # A finished stage needs no --init, only to know whether it was the same.
     path = checkpoint_path(args.init)
+    if path.resolve().parent == args.out.resolve():
+        raise UserError(f"--out {args.out} is the run that --init names, choose another --out")
+
+    # A finished stage needs no --init, only to know whether it was the same.
     if not path.exists() and not args.overwrite and (args.out / "run.json").exists():
         run = read_run(args.out)
         if run["stage"] == stage:
@@ -77,6 +80,11 @@ def take_up(args: Namespace, stage: str, after: tuple[str, ...], needs: tuple[st
     if lacking:
         raise UserError(f"{path} does not say its {', '.join(lacking)}, make it again or name another")
     return checkpoint
+
+
+def same_lineage(one: list[dict], other: list[dict]) -> bool:
+    """Tell whether two lineages are of the same runs, wherever those were made."""
+    return [entry | {"folder": ""} for entry in one] == [entry | {"folder": ""} for entry in other]
 
 
 def is_finished(out: Path, wanted: Identity, resume: bool, overwrite: bool) -> bool:
@@ -166,33 +174,36 @@ def occupy(out: Path, step: int, overwrite: bool) -> FileLock:
 
 
 def save_finished(out: Path, checkpoint: Checkpoint, facts: dict[str, object]) -> None:
-    """Write ckpt.pt and run.json of a stage that has ended, in this order, and drop last.pt.
+    """Write ckpt.pt and run.json of a stage that has ended, and drop last.pt.
 
-    run.json says that the run is finished, so it comes last of the two.
+    run.json says that the run is finished: it is written before the weights can take all space, and gets
+    its name after them.
     """
-    save_checkpoint(out / "ckpt.pt", checkpoint)
-    write_record(out, checkpoint.lineage, facts)
+    with atomic(out / "run.json") as file:
+        file.write(as_json(record_of(checkpoint.lineage, facts)))
+        file.flush()
+        save_checkpoint(out / "ckpt.pt", checkpoint)
     with suppress(OSError):                          # where it cannot be, the run itself is finished
         (out / "last.pt").unlink(missing_ok=True)
 
 
-def write_record(out: Path, lineage: list[dict], facts: dict[str, object]) -> None:
-    """Write run.json, which says that the last run of the lineage is finished."""
+def record_of(lineage: list[dict], facts: dict[str, object]) -> dict[str, object]:
+    """Put together the run.json of the last run of a lineage."""
     entry = {name: lineage[-1][name] for name in ("stage", "args", "tokens", "losses")}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    write_json(out / "run.json", {**entry, "lineage": lineage, **facts, "versions": versions})
+    return {**entry, "lineage": lineage, **facts, "versions": versions}
 
 
 def _held(out: Path) -> set[str]:
-    """Which of a run's files a folder holds; raises UserError if it holds others."""
+    """Which of a run's files a folder holds; raises UserError if it holds others and none of them."""
     if not out.exists():
         return set()
     if not out.is_dir():
         raise UserError(f"{out} holds something else (a file), choose another --out")
-    held = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    others = held - set(FILES)
-    if others:
-        raise UserError(f"{out} holds something else ({', '.join(sorted(others))}), choose another --out")
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    held = names & set(FILES)
+    if names and not held:
+        raise UserError(f"{out} holds something else ({', '.join(sorted(names))}), choose another --out")
     return held
 
 
@@ -214,7 +225,7 @@ def _require_same(out: Path, state: str, held: Identity, wanted: Identity, way_o
         how = ""
     elif differing:
         how = f" with {', '.join(differing)}"
-    elif held.lineage != wanted.lineage:
+    elif not same_lineage(held.lineage, wanted.lineage):
         how = " from another --init"
     else:
         return

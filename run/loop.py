@@ -25,7 +25,7 @@ from run.files import UserError
 from run.flags import noting_signals
 from run.losses import TOKENS_AT_ONCE, Loss, held_out_loss
 from run.optimizer import adamw, learning_rate
-from run.report import Report, per_second, print_summary, say, start_tracker
+from run.report import Report, next_command, per_second, print_summary, say, start_tracker
 
 LOG_EVERY = 10                           # steps between lines of log.jsonl
 
@@ -36,10 +36,10 @@ class Run:
     def __init__(self, stage: str, args: Namespace, then: str, lineage: list[dict] = ()):
         """Check what can be checked before anything is read; nothing is written. Meet the other ranks.
 
-        `lineage` is that of --init, `then` the command that comes next. Raises UserError if the batch does
-        not divide or the device is not there.
+        `lineage` is that of --init, `then` the command that comes next, on this run. Raises UserError if the
+        batch does not divide or the device is not there.
         """
-        self.args, self.then = args, then
+        self.args, self.then = args, next_command(then, args.out)
         self.device = pick_device(args.device)
         self.dtype = pick_dtype(args.dtype, self.device)
         self.identity = folder.Identity(stage, folder.material(args) | {"dtype": self.dtype}, list(lineage))
@@ -136,8 +136,8 @@ class Run:
 
                 # A signal counts when any rank has it, so that all stop after the same step.
                 stop = ranks.largest(max(received, default=0))
-                saving = stop or self.every(self.args.save_every)
-                if saving or self.every(LOG_EVERY) or self.at_end():
+                saving = stop or self.every(self.args.save_every) or self.at_end()
+                if saving or self.every(LOG_EVERY):
                     self._note_training()
                 if saving:
                     self._save()
@@ -164,8 +164,7 @@ class Run:
                 losses[name] = held_out_loss(self.model, sequences, self.dtype, corpus.role)
         for name, loss in losses.items():
             if not math.isfinite(loss.mean):
-                raise UserError(f"{name} is not finite after step {self.step}, lower --lr; "
-                                f"{self._last_good()}")
+                raise self._not_finite(f"{name} is", self.step)
         return losses
 
     def log(self, losses: dict[str, Loss]) -> None:
@@ -311,17 +310,19 @@ class Run:
         finite = history.isfinite().all(dim=1).tolist()
         if not all(finite):
             step = self.step - len(finite) + finite.index(False) + 1
-            raise UserError(f"the loss is not finite at step {step}, lower --lr; {self._last_good()}")
+            raise self._not_finite("the loss is", step)
 
-    def _last_good(self) -> str:
-        """Name the checkpoint to go back to."""
+    def _not_finite(self, what: str, step: int) -> UserError:
+        """Say what is no number any more, and name the checkpoint that is still good."""
+        good = "no checkpoint was saved yet"
         last = self.args.out / "last.pt"
         if last.exists():
             _, progress = read_progress(last)
-            return f"the last good checkpoint is {last}, of step {progress.step}"
-        if "init" in self.args:
-            return f"the last good checkpoint is {self.args.init}"
-        return "no checkpoint was saved yet"
+            good = f"the last good checkpoint is {last}, of step {progress.step}"
+        elif "init" in self.args:
+            good = f"the last good checkpoint is {self.args.init}"
+        return UserError(f"{what} not finite at step {step}, run again with a lower --lr and --overwrite; "
+                         f"{good}")
 
     def _progress(self) -> Progress:
         """What it takes to go on from here, beside the weights."""
@@ -329,8 +330,13 @@ class Run:
                         self.best, self.seconds)
 
     def _save(self) -> None:
-        """Write last.pt: all that an interrupted run needs to continue bit for bit."""
+        """Write last.pt: all that an interrupted run needs to continue bit for bit.
+
+        Raises UserError if the weights are not finite: what can only fail again is not saved.
+        """
         with self._clock("save"):
+            if not all(weight.isfinite().all() for weight in self.model.parameters()):
+                raise self._not_finite("the weights are", self.step)
             self.seconds["total"] = time.monotonic() - self.started
             if ranks.rank() == 0:
                 save_checkpoint(self.args.out / "last.pt", self._checkpoint(), self._progress())

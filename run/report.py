@@ -6,6 +6,7 @@ Rank 0 speaks.
 import importlib
 import json
 import math
+import shlex
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -58,6 +59,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def per_second(count: float, seconds: float) -> float:
     """Say how many a second; a coarse clock may not have moved meanwhile."""
     return count / max(seconds, 1e-9)
+
+
+def next_command(then: str, out: Path) -> str:
+    """Write the command that comes next, on a run's folder, to be pasted into a shell."""
+    return f"{then} {shlex.quote(str(out))}"
 
 
 def print_summary(entry: dict, seconds: float, losses: dict[str, Loss], facts: dict, out: Path, then: str

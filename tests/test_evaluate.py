@@ -59,6 +59,8 @@ def test_errors(stage):
     assert "no checkpoint out/none/ckpt.pt" in evaluate(stage, "out/none").err
     assert "RUN" in evaluate(stage, "").err
     assert "--prompt goes with --sample" in evaluate(stage, "out/none --prompt x").err
+    assert "--temperature goes with --sample" in evaluate(stage, "out/none --temperature 0").err
+    assert "--sample prints texts" in evaluate(stage, "out/none --sample 1 --json").err
 
 
 def test_runs_that_differ_in_their_seed_are_averaged(stage):
@@ -69,6 +71,7 @@ def test_runs_that_differ_in_their_seed_are_averaged(stage):
     means = [loss["losses"]["L_pre"]["mean"] for loss in json.loads(run.out)[:2]]
     lines = evaluate(stage, "out/1 out/2 out/other").out.splitlines()
     (averaged,) = (line for line in lines if "1 like it" in line)
+    assert "like it" not in evaluate(stage, "out/1 out/../out/1").out                    # one run is one seed
     assert str(Loss(sum(means) / 2, abs(means[0] - means[1]) / math.sqrt(2))) in averaged
 
 

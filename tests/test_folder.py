@@ -20,6 +20,7 @@ from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock, write_json
 from run.flags import mendable
 from run.folder import SINCE
+from run.report import next_command
 from tests.conftest import ROOT, SMALL, assert_same, die_at, files_of, log_of, report, weights
 from tests.finished_runs import sweep_of_shares
 from tests.test_resume import CHAIN, assert_same_run, chain
@@ -72,7 +73,44 @@ def test_a_stage_on_another_init_is_another_run(stage):
     stage("pretrain", "--seed 9 --overwrite")
     assert "a finished posttrain run from another --init" in stage("posttrain").err
     another = stage("posttrain", "--out out/pretrain")
-    assert "out/pretrain holds a finished pretrain run, choose another" in another.err
+    assert "--out out/pretrain is the run that --init names, choose another" in another.err
+    other = stage("finetune", "--init out/pretrain --out out/posttrain")
+    assert "out/posttrain holds a finished posttrain run, choose another" in other.err
+
+
+def test_a_stage_does_not_care_where_the_one_before_was_made(stage, tmp_path, monkeypatch):
+    """Made again from another folder, with the same weights, it is the same --init."""
+    stage("pretrain", "--tokens 1k")
+    stage("posttrain")
+    record, checkpoint = report("pretrain"), torch.load("out/pretrain/ckpt.pt", weights_only=True)
+    for lineage in (record["lineage"], checkpoint["lineage"]):
+        lineage[0]["folder"] = "elsewhere"
+    torch.save(checkpoint, "out/pretrain/ckpt.pt")
+    assert "nothing to do" in stage("posttrain").out
+
+
+def test_what_else_lies_in_a_runs_folder_is_let_lie(stage):
+    stage("pretrain", "--tokens 1k --out out")                                  # which has out/tokens, too
+    stage("posttrain", "--init out --out out/post")
+    Path("out/train.log").write_text("of tee")
+    assert "nothing to do" in stage("pretrain", "--tokens 1k --out out").out
+    assert stage("pretrain", "--tokens 1k --out out --overwrite").status == 0
+    assert Path("out/train.log").exists() and Path("out/post/ckpt.pt").exists()
+
+
+def test_a_folder_may_be_called_like_a_checkpoint_or_with_a_blank(stage):
+    stage("pretrain", "--tokens 1k --out out/a.pt")
+    assert stage("posttrain", "--init out/a.pt").status == 0
+    assert next_command("python posttrain.py --init", Path("out/my run")) == "python posttrain.py --init 'out/my run'"
+
+
+def test_what_may_not_be_read_is_not_called_damaged(stage, monkeypatch):
+    stage("pretrain", "--tokens 1k")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    monkeypatch.setattr("run.checkpoint.zipfile.ZipFile", refuse)
+    assert "error: cannot read out/pretrain/ckpt.pt (Permission denied)" in stage("posttrain").err
 
 
 def test_a_record_without_weights_is_told_the_way_out(stage):
@@ -546,7 +584,7 @@ class CompileError(RuntimeError):
 @pytest.mark.parametrize("error, says", [
     (CompileError(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/toy/.compiled/a.cpp")),
      "no space left to write out/toy/.compiled/a.cpp"),
-    (PermissionError(errno.EACCES, "Permission denied", "a"), "cannot write a (Permission denied)"),
+    (PermissionError(errno.EACCES, "Permission denied", "a"), "cannot read or write a (Permission denied)"),
 ])
 def test_whatever_else_is_wrong_with_a_file_is_one_line(stage, monkeypatch, error, says):
     def main():

@@ -179,10 +179,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(stage):
     assert progress.step == 1
 
 
+def test_weights_that_are_not_finite_are_not_saved(stage):
+    """Nothing but the same failure could be continued from them."""
+    run = stage("pretrain", "--lr 1e39 --warmup 0 --save-every 1")
+    assert run.status == 2 and "the weights are not finite at step 1, run again with a lower --lr" in run.err
+    assert "no checkpoint was saved yet" in run.err and not Path("out/pretrain/last.pt").exists()
+
+
 def test_a_held_out_loss_that_is_not_finite_ends_the_run(stage):
     stage("pretrain", "--tokens 1k")
     run = stage("posttrain", "--lr 1e30 --warmup 0 --eval-every 1 --patience 1")
-    assert run.status == 2 and "L_im is not finite after step 2" in run.err and "out/pretrain" in run.err
+    assert run.status == 2 and "L_im is not finite at step 2" in run.err and "out/pretrain" in run.err
     assert not Path("out/posttrain/ckpt.pt").exists()
 
 

@@ -158,7 +158,7 @@ def test_bad_input_is_one_line(stage):
     for flags, says in [("--gamma -1", "'-1' is not a number of 0 or more"), ("--draws 1", "at least 2"),
                         ("--init out/none", "no checkpoint out/none/ckpt.pt"),
                         ("--ft chum", "no corpus 'chum'"), ("--device warp", "device warp is not there"),
-                        ("--init out/pretrain --out out/pretrain --overwrite", "--out out/pretrain is the run itself"),
+                        ("--init out/pretrain --out out/pretrain --overwrite", "is the run that --init names"),
                         ("--gamma 1e40 --ft ft.jsonl", "not finite under this noise, lower --gamma 1e+40")]:
         run = stage("experiments.noise", flags)
         assert run.status == 2 and run.err.startswith("error: ") and run.err.count("\n") == 1

@@ -77,6 +77,24 @@ def test_stopped_after_every_single_step_and_gone_at_two(chain, monkeypatch, nam
     assert_same_run("gone", "whole")
 
 
+@pytest.mark.parametrize("name, flags", [RUNS[0], RUNS[4], RUNS[5]])
+def test_stopped_while_it_measures_what_came_out(chain, monkeypatch, name, flags):
+    """All steps are done, and not one is done again."""
+    chain(name, f"{flags} --out out/whole")
+    evaluate = Run.evaluate
+
+    def stopping(self, **held_out):
+        if self.at_end():
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, **held_out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "evaluate", stopping)
+        assert chain(name, f"{flags} --save-every 1k --out out/stopped").status == 143
+    monkeypatch.setattr(Run, "update", None)
+    assert chain(name, f"{flags} --out out/stopped --resume").status == 0
+    assert_same_run("stopped", "whole")
+
+
 # ---- killed
 
 def killed_before(event: int, run) -> bool:

@@ -393,8 +393,17 @@ def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
     source = find_source(str(tmp_path))
     assert documents(tmp_path) == ["seen 0", "seen 1", "seen 2"] and source.is_local
     before = source.version()
+    named = find_source(f"hub:{tmp_path}").version()
     write(tmp_path / f"{names[0]}.jsonl", [{"text": "other"}])
-    assert find_source(str(tmp_path)).version() != before
+    assert find_source(str(tmp_path)).version() != before and find_source(f"hub:{tmp_path}").version() != named
+
+
+def test_documents_of_a_split_of_text_end_at_empty_lines(tmp_path):
+    """As those of the same file alone do, so that no document is on both sides of what is held out."""
+    (tmp_path / "train.txt").write_text("a\nb\n\nc\n")
+    (tmp_path / "test.txt").write_text("d\n")
+    (tmp_path / "gone.txt").symlink_to("nowhere.txt")
+    assert [text.strip() for text in documents(tmp_path)] == ["a\nb", "c"]
 
 
 def test_configuration_split_and_revision_can_be_named(tmp_path):

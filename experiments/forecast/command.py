@@ -30,6 +30,7 @@ from model import PRESETS, SIZES
 from run.checkpoint import read_run
 from run.files import UserError, make_folder
 from run.flags import Parser, positive, rate, share
+from run.folder import same_lineage
 from run.report import say, table
 
 QUARTER_SHARE = PARTS["quarter"]
@@ -117,7 +118,7 @@ def parse(argv: list[str]) -> Namespace:
 
 def require_same_init(probe: Planned) -> None:
     """Raise UserError if a finished probe is of what was in its run's folder before."""
-    if read_run(probe.out)["lineage"][:-1] != read_run(probe.parent.out)["lineage"]:
+    if not same_lineage(read_run(probe.out)["lineage"][:-1], read_run(probe.parent.out)["lineage"]):
         raise UserError(f"{probe.out} is of what {probe.parent.out} was before, remove it or choose "
                         "another --out")
 
