@@ -223,6 +223,8 @@ def test_a_pool_beyond_the_runs_leaves_the_prediction_open():
     worth, falling = judge_prediction("a → b", found)
     assert "0.210 [0.210, 0.210], ρ* − 0.25: 0.150 [0.150, 0.150], on 2 of 3 pools" in worth[2]
     assert worth[4] == falling[4] == "not judged"
+    worth, falling = judge_prediction("a → b", found._replace(multiplier=np.array([[2.0, 1.0, 3.0]] * 2)))
+    assert (worth[4], falling[4]) == ("not seen (2 seeds)", "not judged")            # M(1 − ρ*) is 0.6 on one
     verdicts = judge_prediction("a → b", found.within())
     assert [row[4] for row in verdicts] == ["seen (2 seeds)"] * 2
 

@@ -95,8 +95,8 @@ class Prediction(NamedTuple):
 def judge(pipeline: str, found: Optimum) -> list[list[str]]:
     """Judge both predictions in one pipeline: rows of `drawing.VERDICTS`.
 
-    They are of all pools: where one lies beyond what was run, neither is judged, and what the others say is
-    told.
+    They are of all pools: where one lies beyond what was run, what the others say is told, and can refute the
+    first but show neither.
     """
     within = found.within()
     worth, falling = "replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool"
@@ -113,12 +113,14 @@ def judge(pipeline: str, found: Optimum) -> list[list[str]]:
     measured = f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, ρ* − {LEAST_SHARE}: {replays:.3f}"
     falls = estimate(within.multiplier[:, 0] - within.multiplier[:, -1])
     ends = "M at {:,.0f} tokens − at {:,.0f}".format(within.pools[0], within.pools[-1])
-    verdicts = verdict(near, replays), verdict(falls)
+    holds, does_fall = verdict(near, replays), verdict(falls)
     if len(within.pools) < len(found.pools):
         measured += f", on {len(within.pools)} of {len(found.pools)} pools"
-        verdicts = "not judged", "not judged"
-    return [[worth, pipeline, measured, f"{near.shown_p()}, {replays.shown_p()}", verdicts[0]],
-            [falling, pipeline, f"{ends}: {falls:.3f}", falls.shown_p(), verdicts[1]]]
+        does_fall = "not judged"
+        if not near.high < 0:
+            holds = "not judged"
+    return [[worth, pipeline, measured, f"{near.shown_p()}, {replays.shown_p()}", holds],
+            [falling, pipeline, f"{ends}: {falls:.3f}", falls.shown_p(), does_fall]]
 
 
 def optimum(points: list[Point], loss: str) -> Optimum:
