@@ -96,15 +96,16 @@ def seen_in(rows: list[Row]) -> str:
 def by_panel(rows: dict[str, list[Row]]) -> str:
     """Tabulate, a row a claim and panel, what was measured; panels are called as in the first folder.
 
-    Raises UserError if two folders differ in how many panels a claim has.
+    Where folders differ in how many panels a claim has, nothing tells which belong together: each folder's
+    have rows of their own.
     """
     table = []
     for figure, claim in claims_of(rows):
         panels = [about(of_folder, figure, claim) for of_folder in rows.values()]
+        beside = list(itertools.zip_longest(*panels))
         if len({len(some) for some in panels if some}) > 1:
-            raise UserError(f"{' and '.join(rows)} differ in how many panels {figure} has of {claim!r}, "
-                            "draw the same in all")
-        for places in itertools.zip_longest(*panels):
+            beside = [[row if other is some else None for other in panels] for some in panels for row in some]
+        for places in beside:
             name = next(row.place() for row in places if row)
             cells = [row.short() if row else "–" for row in places]
             table.append([figure, claim, name, *cells])

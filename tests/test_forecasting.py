@@ -34,6 +34,12 @@ OF_FIGURE = [plan(PLAN, preset, SETTINGS[preset], forecast.CORPORA[preset], 1, P
 
 # ---- ranks
 
+@pytest.fixture(autouse=True)
+def nothing_published(monkeypatch):
+    """What results/ has is of no concern here."""
+    monkeypatch.setattr("experiments.forecast.known.RESULTS", Path("nothing"))
+
+
 def test_rank_correlation_by_hand():
     assert ranks(np.array([3.0, 1.0, 2.0, 2.0])).tolist() == [3, 0, 1.5, 1.5]
     x = np.array([[1.0, 2, 3, 4], [1, 2, 3, 4], [1, 2, 2, 4], [5, 5, 5, 5]])
