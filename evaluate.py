@@ -27,6 +27,7 @@ from run.checkpoint import checkpoint_path, read_checkpoint
 from run.device import autocast, pick_device, pick_dtype
 from run.files import UserError, refusing
 from run.flags import Parser, add_device_flags, launch, positive, rate, seed
+from run.folder import SINCE
 from run.losses import Loss, held_out_loss, inputs_and_targets
 from run.report import table
 
@@ -103,7 +104,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
         parser.error("--weights takes the one RUN that the folder was fine-tuned from, and no --sample")
 
     # One run is no two seeds.
-    args.runs = list({path.resolve(): path for path in args.runs}.values())
+    args.runs = list({checkpoint_path(path).resolve(): path for path in args.runs}.values())
     return args
 
 
@@ -233,7 +234,7 @@ def print_losses(runs: list[dict]) -> None:
     # Runs that differ in their seeds alone are one recipe.
     alike = {}
     for run in runs:
-        settings = [entry["args"] | {"seed": None} for entry in run["lineage"]]
+        settings = [sorted((SINCE | entry["args"] | {"seed": ""}).items()) for entry in run["lineage"]]
         alike.setdefault(str(settings), []).append(run)
     rows = []
     for same in alike.values():

@@ -165,14 +165,11 @@ class Source:
         # A configuration is opened when its turn comes: the last may never be needed.
         if self.hub:
             split = self.hub.held_out_split if held_out else self.hub.split
-            text = {reader(path) for path in self.files} == {"text"}
-            options = {"sample_by": "paragraph"} if text else {}      # an empty line ends a document
             if not self.is_local:
                 tell(f"reading {self.hub.path} from the hub …")
-            parts = (datasets.load_dataset(self.hub.path, config, revision=self.hub.revision, split=split,
-                                           streaming=True, **options)
-                     for config in self.hub.configs)
-            return chain.from_iterable(parts)
+            builders = (datasets.load_dataset_builder(self.hub.path, config, revision=self.hub.revision)
+                        for config in self.hub.configs)
+            return chain.from_iterable(stream(builder, split) for builder in builders)
 
         # All files are of one kind, as `local_files` has seen to.
         kind, names, options = reader(self.files[0]), [str(path) for path in self.files], {}
@@ -195,6 +192,13 @@ class Source:
             return (f"cannot read {self.name} from the hub ({reason}), use an embedded corpus "
                     f"({', '.join(embedded.NAMES)}) or a local file instead")
         return f"cannot read {self.name} ({reason}), check that it is what its name says"
+
+
+def stream(builder, split: str) -> Iterable[dict]:
+    """Stream a split of what `datasets` builds; of text, an empty line ends a document, as it does here."""
+    if hasattr(builder.config, "sample_by"):
+        builder.config.sample_by = "paragraph"
+    return builder.as_streaming_dataset(split=split)
 
 
 @cache

@@ -89,7 +89,7 @@ class Corpus:
             if len(chosen) < total:                  # by the limit
                 short = f"what was asked for of {short}, {limit} tokens,"
             raise UserError(f"{short} is shorter than one batch: {len(chosen)} sequences of {context} "
-                            f"tokens, --batch {batch}; give more or a smaller --batch")
+                            f"tokens, not {batch}; give more or a smaller --batch")
         return Windows(self.role, self.train, context, seed, stage, chosen, self.train_mask)
 
 

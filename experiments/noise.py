@@ -145,7 +145,7 @@ def weights_before(run: Path, lineage: list[dict]) -> dict[str, Tensor]:
     for above in home.parents[:3]:
         for record in sorted(above.glob("*/run.json")):
             with suppress(UserError):
-                if read_run(record.parent)["lineage"] == lineage[:-1]:
+                if folder.same_lineage(read_run(record.parent)["lineage"], lineage[:-1]):
                     return read_checkpoint(record.with_name("ckpt.pt")).model
     raise UserError(f"--back needs the run that {run} started from, put it beside that or leave --back away")
 

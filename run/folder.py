@@ -61,7 +61,7 @@ def take_up(args: Namespace, stage: str, after: tuple[str, ...], needs: tuple[st
     if there is no such checkpoint.
     """
     path = checkpoint_path(args.init)
-    if path.resolve().parent == args.out.resolve():
+    if path.parent.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out} is the run that --init names, choose another --out")
 
     # A finished stage needs no --init, only to know whether it was the same.
@@ -195,15 +195,16 @@ def record_of(lineage: list[dict], facts: dict[str, object]) -> dict[str, object
 
 
 def _held(out: Path) -> set[str]:
-    """Which of a run's files a folder holds; raises UserError if it holds others and none of them."""
+    """Which of a run's files a folder holds; raises UserError if it holds others and no run."""
     if not out.exists():
         return set()
     if not out.is_dir():
         raise UserError(f"{out} holds something else (a file), choose another --out")
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     held = names & set(FILES)
-    if names and not held:
-        raise UserError(f"{out} holds something else ({', '.join(sorted(names))}), choose another --out")
+    if names - held and not held & {"run.json", "ckpt.pt", "last.pt"}:
+        others = ", ".join(sorted(names - held))
+        raise UserError(f"{out} holds something else ({others}), choose another --out")
     return held
 
 

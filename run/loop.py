@@ -315,12 +315,13 @@ class Run:
     def _not_finite(self, what: str, step: int) -> UserError:
         """Say what is no number any more, and name the checkpoint that is still good."""
         good = "no checkpoint was saved yet"
+        if "init" in self.args:
+            good = f"the last good checkpoint is {self.args.init}"
         last = self.args.out / "last.pt"
         if last.exists():
             _, progress = read_progress(last)
-            good = f"the last good checkpoint is {last}, of step {progress.step}"
-        elif "init" in self.args:
-            good = f"the last good checkpoint is {self.args.init}"
+            if progress.step < step:
+                good = f"the last good checkpoint is {last}, of step {progress.step}"
         return UserError(f"{what} not finite at step {step}, run again with a lower --lr and --overwrite; "
                          f"{good}")
 
@@ -332,7 +333,7 @@ class Run:
     def _save(self) -> None:
         """Write last.pt: all that an interrupted run needs to continue bit for bit.
 
-        Raises UserError if the weights are not finite: what can only fail again is not saved.
+        Raises UserError if the weights are not finite.
         """
         with self._clock("save"):
             if not all(weight.isfinite().all() for weight in self.model.parameters()):

@@ -71,7 +71,13 @@ def test_runs_that_differ_in_their_seed_are_averaged(stage):
     means = [loss["losses"]["L_pre"]["mean"] for loss in json.loads(run.out)[:2]]
     lines = evaluate(stage, "out/1 out/2 out/other").out.splitlines()
     (averaged,) = (line for line in lines if "1 like it" in line)
-    assert "like it" not in evaluate(stage, "out/1 out/../out/1").out                    # one run is one seed
+    assert "like it" not in evaluate(stage, "out/1 out/../out/1 out/1/ckpt.pt").out      # one run is one seed
+
+    # Made before there was a flag, a run is like those that have its default.
+    checkpoint = torch.load("out/2/ckpt.pt", weights_only=True)
+    del checkpoint["lineage"][0]["args"]["decay"]
+    torch.save(checkpoint, "out/2/ckpt.pt")
+    assert "1 like it" in evaluate(stage, "out/1 out/2").out
     assert str(Loss(sum(means) / 2, abs(means[0] - means[1]) / math.sqrt(2))) in averaged
 
 

@@ -98,6 +98,16 @@ def test_what_else_lies_in_a_runs_folder_is_let_lie(stage):
     assert Path("out/train.log").exists() and Path("out/post/ckpt.pt").exists()
 
 
+def test_files_of_others_with_our_names_are_not_discarded(stage):
+    """A log beside something else is no run's; a run's folder has more of it."""
+    Path("mine").mkdir()
+    for name in ("log.jsonl", "notes.txt"):
+        Path("mine", name).write_text("mine")
+    for again in ("", " --overwrite"):
+        run = stage("pretrain", f"--tokens 1k --out mine{again}")
+        assert run.status == 2 and "mine holds something else (notes.txt)" in run.err
+
+
 def test_a_folder_may_be_called_like_a_checkpoint_or_with_a_blank(stage):
     stage("pretrain", "--tokens 1k --out out/a.pt")
     assert stage("posttrain", "--init out/a.pt").status == 0

@@ -186,6 +186,12 @@ def test_weights_that_are_not_finite_are_not_saved(stage):
     assert "no checkpoint was saved yet" in run.err and not Path("out/pretrain/last.pt").exists()
 
 
+def test_the_last_good_checkpoint_is_of_a_step_before(stage):
+    """The last step's weights are saved and finite, and what they lose is not."""
+    run = stage("pretrain", "--tokens 256 --lr 1e15 --warmup 0")
+    assert run.status == 2 and "not finite at step 1" in run.err and "no checkpoint was saved yet" in run.err
+
+
 def test_a_held_out_loss_that_is_not_finite_ends_the_run(stage):
     stage("pretrain", "--tokens 1k")
     run = stage("posttrain", "--lr 1e30 --warmup 0 --eval-every 1 --patience 1")

@@ -403,6 +403,7 @@ def test_documents_of_a_split_of_text_end_at_empty_lines(tmp_path):
     (tmp_path / "train.txt").write_text("a\nb\n\nc\n")
     (tmp_path / "test.txt").write_text("d\n")
     (tmp_path / "gone.txt").symlink_to("nowhere.txt")
+    (tmp_path / "about.json").write_text("{}")
     assert [text.strip() for text in documents(tmp_path)] == ["a\nb", "c"]
 
 
