@@ -40,7 +40,8 @@ def main():
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
 
-    # Samples come instead of the losses, which take longer.
+    # Under torchrun the ranks share the sequences and one prints. Samples come instead of the losses, which
+    # take longer.
     ranks.join(device)
     if args.sample:
         if ranks.rank() == 0:
@@ -48,8 +49,7 @@ def main():
                 print_samples(path, args, device, dtype)
         return
 
-    # Under torchrun the ranks share the sequences and one prints. With --json, messages about corpora go to
-    # stderr.
+    # With --json, messages about corpora go to stderr.
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
         if args.weights:
             runs = [evaluate_folder(args, device, dtype)]

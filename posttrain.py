@@ -102,12 +102,15 @@ def main():
 
 
 def parse(argv=None):
+    # How long, and what makes a capability last.
     parser = Parser(__doc__, DEFAULTS)
     parser.flag("max-tokens", positive, "tokens of D_post at most, over as many passes as it takes")
     parser.flag("patience", positive, "evaluations without a lower loss after which to stop")
     parser.flag("replay", share,
                 "share of the stream from D_pre, 0 ≤ R < 1 (the paper: 0.01); D_post exposure is kept")
     parser.flag("dropout", share, "rate in embedding, attention, residual and MLP (the paper: 0, 0.02, 0.05)")
+
+    # Other ways to post-train.
     parser.add_argument("--lora", action="store_true",
                         help="train adapters on attention output, MLP and head, not all weights")
     parser.flag("lora-rank", positive, "their rank r; α is 2r", metavar="R")
@@ -119,7 +122,7 @@ def parse(argv=None):
                              "mid-training")
     add_stage_flags(parser, out="out/posttrain", init="out/pretrain")
 
-    # The checkpoint says which preset's defaults these are.
+    # The checkpoint says which preset's defaults these are, and which flags go with it.
     args = parser.parse_args(argv)
     checkpoint = take_up(args, "posttrain", after=("pretrain", "posttrain"),
                          needs=("preset", "tokenizer", "post_tokens", "seed"))

@@ -102,6 +102,7 @@ class Source:
 
         Raises UserError, one line with a way out, whatever is wrong with the corpus.
         """
+        # What is generated needs no mending.
         if not self.hub and not self.files:
             yield from map(Text, embedded.documents(self.name.partition(":")[0], self.size))
             return
@@ -117,6 +118,8 @@ class Source:
                 if not fields:
                     shown = shown or row
                     continue
+
+                # Of its fields one text, without what UTF-8 cannot spell.
                 joined = join_fields(row, fields)
                 text, halves = mend(joined.text)
                 mended += halves

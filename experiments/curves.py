@@ -63,6 +63,7 @@ class Curves(NamedTuple):
         return rows
 
     def _verdicts_together(self, points: list[Point], pipeline: str) -> list[list[str]]:
+        """Judge what is claimed of all curves of a pipeline, if a seed has them all."""
         whole = of_whole_seeds(having(points, pipeline=pipeline), self.series, self.dial)
         if not whole:
             return [["all curves together", pipeline, "no seed has all of their runs", "–", "not judged"]]

@@ -199,7 +199,7 @@ def cores() -> int:
 
 
 def jobs_at_once(runs: Sequence[Planned], asked: int | None, processes: int) -> int:
-    """Choose how many runs go on at once: as asked for, or one a device, and no more than can be."""
+    """Choose how many runs go on at once: as asked for, or one a device, but no more than can ever."""
     devices = gpus() or cores()
     levels = Counter(len(run.ancestors()) for run in runs)             # a run waits for those before it
     return min(max(levels.values()), asked or max(1, devices // processes))

@@ -102,14 +102,21 @@ def by_panel(rows: dict[str, list[Row]]) -> str:
     table = []
     for figure, claim in claims_of(rows):
         panels = [about(of_folder, figure, claim) for of_folder in rows.values()]
-        beside = list(itertools.zip_longest(*panels))
-        if len({len(some) for some in panels if some}) > 1:
-            beside = [[row if other is some else None for other in panels] for some in panels for row in some]
-        for places in beside:
+        differ = len({len(some) for some in panels if some}) > 1
+        for places in each_alone(panels) if differ else itertools.zip_longest(*panels):
             name = next(row.place() for row in places if row)
             cells = [row.short() if row else "–" for row in places]
             table.append([figure, claim, name, *cells])
     return markdown(["figure", "claim", "pipeline, view", *rows], table)
+
+
+def each_alone(panels: list[list[Row]]) -> Iterator[list[Row | None]]:
+    """Go through the rows of all folders, each with nothing in the other folders' columns."""
+    for column, some in enumerate(panels):
+        for row in some:
+            places = [None] * len(panels)
+            places[column] = row
+            yield places
 
 
 def claims_of(rows: dict[str, list[Row]]) -> list[tuple[str, str]]:

@@ -31,11 +31,14 @@ def pick_device(name: str | None) -> torch.device:
 
     Raises UserError if it is not there or cannot do what a run needs.
     """
+    # What torch knows besides, a run cannot do with.
     name = name or preferred()
     if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
         raise UserError(f"device {name} is not there (cpu, cuda and mps are known), use --device cpu")
     if name.startswith("mps"):
         refuse_unfit_mps()
+
+    # Whether a device is there shows when something is put on it.
     mine = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
     try:
         device = torch.device(mine)

@@ -26,7 +26,7 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def write_error(path: Path | str, error: OSError, tried: str = "write") -> UserError:
-    """Say what the user can do where `path` cannot be written, or what was tried else."""
+    """Say what the user can do where a file cannot be written, or what else was `tried` with it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"no space left to write {path}, free some and run again, a stage with --resume")
     return UserError(f"cannot {tried} {path} ({error.strerror or error}), "

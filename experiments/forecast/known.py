@@ -165,7 +165,8 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     changed = having(case, rate=0.0)
     if not measured or not probes:
         return {}
-    for alike in (measured, probes, *(having(changed, done=done) for done in distinct(changed, "done"))):
+    by_change = [having(changed, done=done) for done in distinct(changed, "done")]
+    for alike in (measured, probes, *by_change):
         if len(alike) > 1:
             runs = ", ".join(point["run"] for point in alike[:2])
             raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")

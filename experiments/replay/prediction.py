@@ -126,9 +126,9 @@ def judge(pipeline: str, found: Optimum) -> list[list[str]]:
 def optimum(points: list[Point], loss: str) -> Optimum:
     """Find ρ* and M at each pool that was replayed on, seed by seed.
 
-    ρ* is nan if it is the largest share that was run. M is read off fine-tuning without replay,
-    its loss a line in the pool's logarithm between those that were run, and is 1 or more: replay is optional.
-    Raises UserError as `line_up`, or if a pool lacks its run without replay.
+    ρ* is nan if it is the largest share that was run. M is read off fine-tuning without replay, its loss a
+    line in the pool's logarithm between those that were run, and is 1 or more: replay is optional. Raises
+    UserError as `line_up`, or if a pool lacks its run without replay.
     """
     losses = line_up(points, loss, {"fine-tuning"})
 
