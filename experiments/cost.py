@@ -5,12 +5,15 @@ import time
 
 import torch
 
+from data.tokens import HELD_OUT_SEQUENCES
 from experiments.speed import measure_step
 from experiments.sweep import STAGES, Planned, Settings, cores, duration, number, threads
-from model import GPT, SIZES, configure
+from model import GPT, PRESETS, SIZES, configure
 from run.report import per_second
 
 MODEL_FLAGS = ("--preset", *(f"--{name.replace('_', '-')}" for name in SIZES))
+CORPORA_ON_THE_WAY = {"pretrain": 2, "posttrain": 1, "finetune": 2}          # evaluated every --eval-every
+CORPORA_AT_THE_END = {"pretrain": 2, "posttrain": 2, "finetune": 3}
 
 
 def value(run: Planned, flag: str) -> float:
@@ -48,6 +51,19 @@ def tokens(run: Planned) -> float:
     return budget / (1 - value(run, "--replay"))
 
 
+def evaluated_tokens(run: Planned) -> float:
+    """Count the held-out tokens that a run evaluates: at most, where a corpus holds out less."""
+    context = int(dict(model_of(run)).get("--context", PRESETS[preset_of(run)]["context"]))
+    once = HELD_OUT_SEQUENCES * context
+    if run.stage == "noise":
+        return 3 * (1 + value(run, "--draws")) * once
+    steps = tokens(run) / (value(run, "--batch") * context)
+    evaluations = steps // value(run, "--eval-every")
+    if {"--compute-matched", "--go-on"} & set(dict(run.settings)):
+        evaluations = 0
+    return (evaluations * CORPORA_ON_THE_WAY[run.stage] + CORPORA_AT_THE_END[run.stage]) * once
+
+
 def tokens_per_second(model: Settings, threads: int) -> float:
     """Measure how fast a model trains here and now, on one device or so many CPU threads."""
     torch.set_num_threads(threads)
@@ -82,18 +98,21 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int) -> str:
     if not torch.cuda.device_count():
         share = min(1, cores() / (jobs * processes))
 
-    # Models of different sizes go at different speeds. Noise leaves no checkpoint.
-    to_go, training, kept = 0.0, 0.0, 0
+    # Models of different sizes go at different speeds. To evaluate a token takes the forward pass, a third of
+    # its training. Noise leaves no checkpoint.
+    to_go, training, evaluating, kept = 0.0, 0.0, 0.0, 0
     for model in dict.fromkeys(map(model_of, left)):
         of_model = [run for run in left if model_of(run) == model]
         budget = sum(tokens(run) for run in of_model)
         to_go += budget
-        training += budget / (share * processes * tokens_per_second(model, threads(jobs * processes)))
+        speed = share * processes * tokens_per_second(model, threads(jobs * processes))
+        training += budget / speed
+        evaluating += sum(evaluated_tokens(run) for run in of_model) / 3 / speed
         files = sum(run.stage != "noise" for run in of_model)
         leaving = [run for run in of_model if run.stage == "pretrain" and "--leave" in dict(run.settings)]
         files += 2 * len(leaving)                                                    # two moments a weight
         kept += checkpoint_bytes(model) * files
-    seconds = (training + start_up * len(left)) / jobs
+    seconds = (training + evaluating + start_up * len(left)) / jobs
 
     # A toy plan is of millions and megabytes, the paper's of billions and gigabytes.
     amount = f"{to_go / 1e9:,.1f}B" if to_go >= 1e9 else f"{to_go / 1e6:.1f}M"

@@ -13,7 +13,7 @@ import torch
 import pretrain
 from data.tokens import load_tokenizer
 from experiments import bench, cost, trials
-from experiments.cost import checkpoint_bytes, tokens
+from experiments.cost import checkpoint_bytes, evaluated_tokens, tokens
 from experiments.speed import measure_step, operations_per_token
 from experiments.sweep import plan
 from model import GPT, PRESETS, configure
@@ -43,6 +43,16 @@ def test_tokens_by_hand(preset, line, counts):
     assert [tokens(run) for run in chain(line, preset)] == counts
 
 
+@pytest.mark.parametrize("line, evaluations", [
+    ("pretrain | posttrain --max-tokens 100k | finetune", [4 * 2 + 2, 1 + 2, 2 + 3]),
+    ("pretrain --context 64 --eval-every 500 | posttrain --compute-matched | noise --draws 4",
+     [3 * 2 + 2, 2, 5 * 3]),
+])
+def test_evaluations_by_hand(line, evaluations):
+    context = 64 if "--context" in line else 128
+    assert [evaluated_tokens(run) / (256 * context) for run in chain(line)] == evaluations
+
+
 def test_the_cost_comes_first(stage, monkeypatch):
     monkeypatch.setattr(cost, "tokens_per_second", lambda preset, threads: 10_000)
     monkeypatch.setattr(cost.time, "process_time", lambda: 2.0)
@@ -50,9 +60,10 @@ def test_the_cost_comes_first(stage, monkeypatch):
     def printed(words):
         return stage("experiments.__main__", settings=f"fig3a --cost {words}").out
     assert printed("--jobs 64").split(" at ")[1].startswith("5 ×")                   # five can run at once
-    # 5 × (4M + 1M + 0.1M) + 2.5 × 220k tokens; (26.05M / 10,000 + 15 × 2 s) / 2 = 1,318 s
+    # 5 × (4M + 1M + 0.1M) + 2.5 × 220k = 26.05M tokens; (26.05M / 10,000 + 15 × 2 s) / 2 = 1,318 s = 22 min,
+    # and 5 × (2 + 21 + 5) + 23 × 2 evaluations of 32,768 tokens, a third of the work: 102 s
     assert printed("--jobs 2") == ("fig3a: 15 runs, 0 of them finished; 26.1M tokens to go, "
-                                   "at 2 × 10,000 tokens/s about 22 min; 13 MB to keep\n")
+                                   "at 2 × 10,000 tokens/s about 24 min; 13 MB to keep\n")
     monkeypatch.setattr(cost, "cores", lambda: 2)                    # 16 processes share them: an eighth each
     assert "at 2 × 10,000 tokens/s" in printed("--jobs 2 --nproc-per-node 8")
     assert not Path("out").exists()
