@@ -22,7 +22,7 @@ import pretrain
 from data.sources import find_source
 from data.tokens import load_tokenizer, open_corpus
 from experiments import early_exposure, forecast, linear, overtraining, reasons, replay
-from experiments.cost import cost, tokens
+from experiments.cost import cost, work
 from experiments.drawing import VERDICTS, Figure, draw
 from experiments.forecast.command import main as forecast_runs
 from experiments.points import stem
@@ -234,8 +234,8 @@ def make(args: Namespace, runs: list[Planned], corpora: set[str], jobs: int,
     missing = [run for run in runs if not run.is_finished()]
     if missing:
         prepare_corpora(corpora, args.preset)
-    budgets = {run: tokens(run) for run in missing}
-    return Sweep(missing, jobs, args.nproc_per_node, root, budgets, args.compile).execute()
+    amounts = {run: work(run) for run in missing}
+    return Sweep(missing, jobs, args.nproc_per_node, root, amounts, args.compile).execute()
 
 
 def prepare_corpora(corpora: set[str], preset: str) -> None:

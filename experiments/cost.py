@@ -64,6 +64,11 @@ def evaluated_tokens(run: Planned) -> float:
     return (evaluations * CORPORA_ON_THE_WAY[run.stage] + CORPORA_AT_THE_END[run.stage]) * once
 
 
+def work(run: Planned) -> float:
+    """Count a run's work in tokens trained on: to evaluate one takes the forward pass, a third of a step."""
+    return tokens(run) + evaluated_tokens(run) / 3
+
+
 def tokens_per_second(model: Settings, threads: int) -> float:
     """Measure how fast a model trains here and now, on one device or so many CPU threads."""
     torch.set_num_threads(threads)
@@ -98,21 +103,20 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int) -> str:
     if not torch.cuda.device_count():
         share = min(1, cores() / (jobs * processes))
 
-    # Models of different sizes go at different speeds. To evaluate a token takes the forward pass, a third of
-    # its training. Noise leaves no checkpoint.
-    to_go, training, evaluating, kept = 0.0, 0.0, 0.0, 0
+    # Models of different sizes go at different speeds. Noise leaves no checkpoint.
+    to_go, training, working, kept = 0.0, 0.0, 0.0, 0
     for model in dict.fromkeys(map(model_of, left)):
         of_model = [run for run in left if model_of(run) == model]
         budget = sum(tokens(run) for run in of_model)
         to_go += budget
         speed = share * processes * tokens_per_second(model, threads(jobs * processes))
         training += budget / speed
-        evaluating += sum(evaluated_tokens(run) for run in of_model) / 3 / speed
+        working += sum(work(run) for run in of_model) / speed
         files = sum(run.stage != "noise" for run in of_model)
         leaving = [run for run in of_model if run.stage == "pretrain" and "--leave" in dict(run.settings)]
         files += 2 * len(leaving)                                                    # two moments a weight
         kept += checkpoint_bytes(model) * files
-    seconds = (training + evaluating + start_up * len(left)) / jobs
+    seconds = (working + start_up * len(left)) / jobs
 
     # A toy plan is of millions and megabytes, the paper's of billions and gigabytes.
     amount = f"{to_go / 1e9:,.1f}B" if to_go >= 1e9 else f"{to_go / 1e6:.1f}M"

@@ -29,7 +29,7 @@ from run.files import UserError, lock, make_folder
 from run.flags import count, noting_signals
 
 STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune, "noise": noise}
-WORTH_COMPILING = 1e6                    # tokens of a run: fewer do not make up for the start on a CPU
+WORTH_COMPILING = 1e6                    # tokens of work: a run of fewer is over before it is compiled
 RETRY = 60                               # seconds until a run that another process had is tried again
 HOUSE = Path(__file__).parent.parent
 
@@ -245,13 +245,13 @@ class Sweep:
     jobs: int                                                # runs at once
     processes: int                                           # of a run
     root: Path
-    budgets: dict[Planned, float]                            # tokens of a run, to tell how long is left
+    work: dict[Planned, float]                               # of a run in tokens, to tell how long is left
     compiled: bool = False                                   # whether long runs are
     waiting: list[Planned] = field(init=False, default_factory=list)
     running: dict[int, Running] = field(init=False, default_factory=dict)          # by slot
     failed: dict[Planned, str] = field(init=False, default_factory=dict)           # and their last lines
     not_before: dict[Planned, float] = field(init=False, default_factory=dict)     # clock time to try again
-    tokens_done: float = field(init=False, default=0.0)
+    work_done: float = field(init=False, default=0.0)
     started: float = field(init=False, default=0.0)                                # clock time
 
     def execute(self) -> dict[Planned, str]:
@@ -303,7 +303,7 @@ class Sweep:
                 self.failed[run] = last_lines(run.log())
                 self.waiting = [other for other in self.waiting if run not in other.ancestors()]
             else:
-                self.tokens_done += self.budgets[run]
+                self.work_done += self.work[run]
             self._tell(run)
 
     def _start(self) -> None:
@@ -326,7 +326,7 @@ class Sweep:
             self.waiting.remove(run)
             make_folder(run.out.parent)
             words = command(run, self.processes, sys.executable)
-            if self.compiled and self.budgets[run] >= WORTH_COMPILING:
+            if self.compiled and self.work[run] >= WORTH_COMPILING:
                 words.append("--compile")
             variables = environment(slot, self.jobs, self.processes, self.root)
             with open(run.log(), "a") as log:
@@ -345,9 +345,9 @@ class Sweep:
         left = [one for one in self.waiting if not one.is_finished()]
         left += [one.run for one in self.running.values()]
         time_left = ""
-        if left and self.tokens_done:
-            tokens_left = sum(self.budgets[one] for one in left)
-            seconds = (time.monotonic() - self.started) * tokens_left / self.tokens_done
+        if left and self.work_done:
+            work_left = sum(self.work[one] for one in left)
+            seconds = (time.monotonic() - self.started) * work_left / self.work_done
             time_left = f"; {duration(seconds)} left"
         print(f"{finished}/{len(self.missing)} {run.out}: {outcome}{time_left}", flush=True)
 

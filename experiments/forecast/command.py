@@ -21,7 +21,7 @@ import numpy as np
 from data.sources import find_source
 from data.stream import whole_sequences
 from data.tokens import where, working_folders
-from experiments.cost import cost, preset_of, tokens, value
+from experiments.cost import cost, preset_of, tokens, value, work
 from experiments.forecast.calibration import Law, fit
 from experiments.forecast.known import PARTS, presets_in, published, read_table, rises, tasks_in
 from experiments.points import Point, stem
@@ -75,8 +75,8 @@ def main(argv: list[str]) -> None:
     # Without one of its probes a run has no place among the others.
     make_folder(args.out)
     missing = [probe for probe in probes if not probe.is_finished()]
-    budgets = {probe: tokens(probe) for probe in missing}
-    failed = Sweep(missing, jobs, args.nproc_per_node, args.out, budgets).execute()
+    amounts = {probe: work(probe) for probe in missing}
+    failed = Sweep(missing, jobs, args.nproc_per_node, args.out, amounts).execute()
     tell_failures(failed, args.nproc_per_node)
     if failed:
         raise UserError(f"{len(failed)} probes failed, mend the cause and run this again")
