@@ -27,7 +27,7 @@ from run.checkpoint import checkpoint_path, read_checkpoint
 from run.device import autocast, pick_device, pick_dtype
 from run.files import UserError, refusing
 from run.flags import Parser, add_device_flags, launch, positive, rate, seed
-from run.folder import SINCE
+from run.folder import OLD_DEFAULTS
 from run.losses import Loss, held_out_loss, inputs_and_targets
 from run.report import table
 
@@ -234,7 +234,7 @@ def print_losses(runs: list[dict]) -> None:
     # Runs that differ in their seeds alone are one recipe.
     alike = {}
     for run in runs:
-        settings = [sorted((SINCE | entry["args"] | {"seed": ""}).items()) for entry in run["lineage"]]
+        settings = [sorted((OLD_DEFAULTS | entry["args"] | {"seed": ""}).items()) for entry in run["lineage"]]
         alike.setdefault(str(settings), []).append(run)
     rows = []
     for same in alike.values():

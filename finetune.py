@@ -53,7 +53,7 @@ def main():
     n_ft = whole_sequences(args.tokens, context)
     n_pre = count_for_share(args.replay, n_ft)
     ft_windows = ft.windows(context, args.batch, args.seed, run.number)
-    pre_windows = pre.windows(context, min(args.batch, n_pre), args.seed, run.number)
+    pre_windows = pre.windows(context, at_least=min(args.batch, n_pre), seed=args.seed, stage=run.number)
     stream = Interleaved(major=ft_windows, minor=pre_windows, n_major=n_ft, n_minor=n_pre,
                          batch_size=args.batch)
 
@@ -75,7 +75,7 @@ def parse(argv=None):
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokens", positive, "tokens of D_ft to train on")
     parser.flag("leave", count,
-                "steps before its schedule's end at which to stop, as a forecast's probe does [0]", default=0)
+                "steps by which its schedule is longer than --tokens, as a forecast's probe's [0]", default=0)
     parser.flag("replay", share,
                 "share of the stream from D_pre, 0 ≤ R < 1 (not in the paper, whose Stage 3 is plain)")
     add_stage_flags(parser, out="out/finetune", init="out/posttrain")

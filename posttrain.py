@@ -67,7 +67,7 @@ def main():
 
     # The replay: between them those of D_pre.
     n_pre = count_for_share(args.replay, n_post)
-    pre_windows = pre.windows(context, min(args.batch, n_pre), args.seed, run.number)
+    pre_windows = pre.windows(context, at_least=min(args.batch, n_pre), seed=args.seed, stage=run.number)
     stream = Interleaved(major=post_windows, minor=pre_windows, n_major=n_post, n_minor=n_pre,
                          batch_size=args.batch)
 

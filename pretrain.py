@@ -53,7 +53,8 @@ def main():
         from hf.folder import read_config, read_model   # which nothing else needs
         read_config(Path(args.weights))
 
-    # The seed decides the initial weights, unless --weights does; later randomness depends on (seed, step).
+    # The seed decides the initial weights; later randomness depends on (seed, step). --weights bring their
+    # own, and all sizes but the context.
     tokenizer = load_tokenizer(args.tokenizer)
     with refusing(ValueError):
         config = configure(args.preset, tokenizer.n_vocab, {name: getattr(args, name) for name in SIZES})

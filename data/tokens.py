@@ -71,11 +71,12 @@ class Corpus:
             raise UserError(f"{self.record['source']} holds out no completion, give it more or --loss-on all")
         return sequences
 
-    def windows(self, context: int, batch: int, seed: int, stage: int, limit: int | None = None) -> Windows:
+    def windows(self, context: int, at_least: int, seed: int, stage: int,
+                limit: int | None = None) -> Windows:
         """Cut the training tokens, or `limit` tokens of them, into windows of `context` tokens.
 
-        Which ones depends on the corpus alone. Raises UserError if they are fewer than a batch of sequences,
-        or nothing is held out.
+        Which ones depends on the corpus alone. Raises UserError if there are not `at_least` so many, a
+        batch of sequences, or nothing is held out.
         """
         self.held_out_sequences(context)
         total = (len(self.train) - 1) // context
@@ -84,12 +85,12 @@ class Corpus:
         # All over the corpus, and so that the smaller of two limits chooses a part of the larger's.
         if limit and limit // context < total:
             chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit // context])
-        if len(chosen) < batch:
+        if len(chosen) < at_least:
             short = self.record["source"]
             if len(chosen) < total:                  # by the limit
                 short = f"what was asked for of {short}, {limit} tokens,"
             raise UserError(f"{short} is shorter than one batch: {len(chosen)} sequences of {context} "
-                            f"tokens, not {batch}; give more or a smaller --batch")
+                            f"tokens, not {at_least}; give more or a smaller --batch")
         return Windows(self.role, self.train, context, seed, stage, chosen, self.train_mask)
 
 

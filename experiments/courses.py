@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from experiments.curves import Judged, curves, mean_over_seeds, of_whole_seeds, rows_of
+from experiments.curves import Judged, curve_of, mean_over_seeds, of_whole_seeds, rows_of
 from experiments.points import Point, distinct, having
 from experiments.statistics import estimate
 from run.checkpoint import read_run
@@ -41,10 +41,10 @@ class Courses(NamedTuple):
         return 1, len(distinct(points, "pipeline"))
 
     def verdicts(self, points: list[Point]) -> list[list[str]]:
-        """Judge every claim in every pipeline: rows of `drawing.VERDICTS`. Raises UserError as `curves`."""
+        """Judge every claim in every pipeline: rows of `drawing.VERDICTS`. Raises UserError as `curve_of`."""
         rows = []
         for pipeline in distinct(points, "pipeline"):
-            dial, by_loss = curves(having(points, pipeline=pipeline), self.dial, self.losses)
+            dial, by_loss = curve_of(having(points, pipeline=pipeline), self.dial, self.losses)
             rows += rows_of(self.judge(dial, by_loss), pipeline)
         return rows
 
@@ -52,7 +52,7 @@ class Courses(NamedTuple):
         """Tabulate the means over seeds at every value of the dial, under a header."""
         rows = [["where", self.symbol, *self.losses]]
         for pipeline in distinct(points, "pipeline"):
-            dial, by_loss = curves(having(points, pipeline=pipeline), self.dial, self.losses)
+            dial, by_loss = curve_of(having(points, pipeline=pipeline), self.dial, self.losses)
             for k, value in enumerate(dial):
                 means = [mean_over_seeds(by_loss[loss][:, k]) for loss in self.losses]
                 rows.append([pipeline, f"{value:.3g}", *means])

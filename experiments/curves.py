@@ -36,7 +36,7 @@ class Curves(NamedTuple):
     name_value: Callable[[float], str] = "{:.3g}".format     # a value of the dial, for axis and table
     choose: Callable[[list[Point]], list[Point]] = list      # of those that belong, the ones to show: all
     judge_together: Callable[[dict[object, Curve]], Judged] | None = None        # all series of a pipeline
-    judged: Sequence[str] = ()                               # what `judge` is told beside the losses
+    for_judge: Sequence[str] = ()                            # what `judge` is told beside the losses
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of."""
@@ -49,11 +49,11 @@ class Curves(NamedTuple):
     def verdicts(self, points: list[Point]) -> list[list[str]]:
         """Judge every claim, of a curve and of a pipeline's: rows of `drawing.VERDICTS`.
 
-        Raises UserError as `curves`.
+        Raises UserError as `curve_of`.
         """
         rows = []
         for pipeline, series in groups(points, self.series):
-            dial, by_loss = self._curves(points, pipeline, series)
+            dial, by_loss = self._curve(points, pipeline, series)
             rows += rows_of(self.judge(dial, by_loss), f"{pipeline}, {self.name_series(series)}")
 
         # Curves are compared seed by seed, over the seeds that have them all.
@@ -69,7 +69,7 @@ class Curves(NamedTuple):
             return [["all curves together", pipeline, "no seed has all of their runs", "–", "not judged"]]
         together = {}
         for series in sorted(distinct(whole, self.series)):
-            together[series] = self._curves(whole, pipeline, series)
+            together[series] = self._curve(whole, pipeline, series)
         return rows_of(self.judge_together(together), pipeline)
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -77,7 +77,7 @@ class Curves(NamedTuple):
         title = f"{self.falls} below that at the first {self.symbol}"
         rows = [["where", self.symbol, *self.losses, title, "p"]]
         for pipeline, series in groups(points, self.series):
-            dial, by_loss = self._curves(points, pipeline, series)
+            dial, by_loss = self._curve(points, pipeline, series)
             where = f"{pipeline}, {self.name_series(series)}"
             falling = by_loss[self.falls]
             for k, value in enumerate(dial):
@@ -87,9 +87,9 @@ class Curves(NamedTuple):
                 rows.append([where, self.name_value(value), *means, *told])
         return rows
 
-    def _curves(self, points: list[Point], pipeline: str, series: object) -> Curve:
+    def _curve(self, points: list[Point], pipeline: str, series: object) -> Curve:
         some = having(points, pipeline=pipeline, **{self.series: series})
-        return curves(some, self.dial, [*self.losses, *self.judged])
+        return curve_of(some, self.dial, [*self.losses, *self.for_judge])
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw a row of panels for every pipeline."""
@@ -98,7 +98,7 @@ class Curves(NamedTuple):
             series = sorted(distinct(having(points, pipeline=pipeline), self.series))
             shades = np.linspace(1, 0.45, len(series))
             for value, shade, marker in zip(series, shades, itertools.cycle("os^Dv")):
-                dial, by_loss = self._curves(points, pipeline, value)
+                dial, by_loss = self._curve(points, pipeline, value)
                 label = self.name_series(value)
                 colour = self.colours.get(value, self.colour)
                 if value in self.colours:
@@ -145,7 +145,7 @@ def of_whole_seeds(points: list[Point], *keys: str) -> list[Point]:
     return [point for point in points if cells[point["seed"]] == every]
 
 
-def curves(points: list[Point], dial: str, losses: Sequence[str]) -> Curve:
+def curve_of(points: list[Point], dial: str, losses: Sequence[str]) -> Curve:
     """Line up the values of the dial (k,), and each loss over the seeds that have them all (seeds, k).
 
     Raises UserError if a seed has two points at one value, or no seed has a point at each of two or more.

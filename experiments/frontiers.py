@@ -50,8 +50,8 @@ def hypervolume(points: ndarray, reference: ndarray) -> float:
     return float(widths @ (reference[1] - front[:, 1]))
 
 
-def gap_at_matched(worse: ndarray, better: ndarray) -> float:
-    """Measure how much lower the second loss is on one front than on the other at equal first loss, in nats.
+def gap_at_matched(better: ndarray, worse: ndarray) -> float:
+    """Measure how much lower the second loss is on the better front at equal first loss, in nats.
 
     Both fronts (m, 2) are taken as piecewise linear. Returns the mean over the range of the first loss that
     they have in common; nan where they have none: nothing is extrapolated.
@@ -83,7 +83,7 @@ class Comparison(NamedTuple):
     gap: Estimate                  # in L_ret at the view's other loss matched, nats
     log_ratio: Estimate            # logarithm of the ratio of hypervolumes
     gaps: list[float]              # of each seed, nan where there is none
-    wins: list[bool]               # likewise
+    wins: list[bool]               # of each seed
     verdict: str
 
 
@@ -113,7 +113,7 @@ def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
         front, other = better_by_seed[seed], worse_by_seed[seed]
         with np.errstate(divide="ignore", invalid="ignore"):           # two single points may have no volume
             log_ratios.append(np.log(hypervolume(front, reference)) - np.log(hypervolume(other, reference)))
-        gap = gap_at_matched(other, front)
+        gap = gap_at_matched(front, other)
         gaps.append(gap)
         wins.append(dominates(front, other) if np.isnan(gap) else gap > 0)
 
@@ -142,7 +142,7 @@ class Pair(NamedTuple):
 
 
 class Frontiers(NamedTuple):
-    """A figure of frontiers: views down, unless there is one, then pipelines; columns of recipes across."""
+    """A figure of frontiers: a row a view or, of one view, a row a pipeline; a column a set of recipes."""
     views: Sequence[View]
     recipes: Sequence[Sequence[Hashable]]                    # a column each; [()]: whatever there are, in one
     claims: dict[str, Pair]                                  # in words → the recipes compared
@@ -176,7 +176,7 @@ class Frontiers(NamedTuple):
         return points
 
     def required(self) -> str:
-        """Say what a pipeline must have, for an error to go on with where none has it."""
+        """Say what a pipeline must have: the end of the error where none has it."""
         if not self._drawn():
             return ""
         pairs = [f"{pair.better} and {pair.worse}" for pair in self.claims.values()]

@@ -218,15 +218,15 @@ def environment(slot: int, jobs: int, processes: int, root: Path) -> dict[str, s
 
     What torch.compile makes is kept for all runs of the sweep: the same model is compiled once.
     """
-    share = {"OMP_NUM_THREADS": str(threads(jobs * processes)),
-             "TORCHINDUCTOR_CACHE_DIR": str((root / ".compiled").resolve())} | os.environ
-    gpus = torch.cuda.device_count()
-    if jobs > 1 and gpus:
-        everyone = ",".join(map(str, range(gpus)))
+    variables = {"OMP_NUM_THREADS": str(threads(jobs * processes)),
+                 "TORCHINDUCTOR_CACHE_DIR": str((root / ".compiled").resolve())} | os.environ
+    cards = torch.cuda.device_count()
+    if jobs > 1 and cards:
+        everyone = ",".join(map(str, range(cards)))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", everyone).split(",")
-        mine = [visible[(slot * processes + process) % gpus] for process in range(processes)]
-        share["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-    return share
+        mine = [visible[(slot * processes + process) % cards] for process in range(processes)]
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    return variables
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Sweep:
     jobs: int                                                # runs at once
     processes: int                                           # of a run
     root: Path
-    work: dict[Planned, float]                               # of a run in tokens, to tell how long is left
+    work: dict[Planned, float]                               # of a run, in tokens
     compiled: bool = False                                   # whether long runs are
     waiting: list[Planned] = field(init=False, default_factory=list)
     running: dict[int, Running] = field(init=False, default_factory=dict)          # by slot

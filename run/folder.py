@@ -27,9 +27,9 @@ from run.files import UserError, as_json, atomic, lock, write_error
 DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"
 TRACKED = "tracked.id"
-# What runs made before there were these flags had.
-SINCE = {"decay": None, "leave": 0, "go_on": False, "loss_on": "all", "weights": None, "back": 0.0,
-         "lora_rank": 64}
+# Of flags that older runs had not: what they did.
+OLD_DEFAULTS = {"decay": None, "leave": 0, "go_on": False, "loss_on": "all", "weights": None, "back": 0.0,
+                "lora_rank": 64}
 FILES = ("run.json", "ckpt.pt", "last.pt", LEFT, TRACKED, "log.jsonl", DAMAGED_LOG)    # as they are discarded
 # Flags that may differ when a run is continued. --init may move: its lineage is compared instead.
 IMMATERIAL = ("init", "out", "device", "micro_batch", "compile", "save_every", "resume", "overwrite",
@@ -101,7 +101,7 @@ def is_finished(out: Path, wanted: Identity, resume: bool, overwrite: bool) -> b
                       "choose another --out or discard it with --overwrite")
         if "ckpt.pt" in held:                        # a damaged one is found here, not by the next stage
             read_checkpoint(out / "ckpt.pt")
-        with suppress(OSError):                      # killed just before that, the run itself has not
+        with suppress(OSError):                      # left there if it was killed after run.json
             (out / "last.pt").unlink(missing_ok=True)
         return True
 
@@ -212,7 +212,7 @@ def _require_same(out: Path, state: str, held: Identity, wanted: Identity, way_o
     """Raise UserError, saying how they differ, unless a folder holds the run that is wanted."""
     # What it was made with is told by its own flags.
     differing = []
-    held_args = SINCE | held.args
+    held_args = OLD_DEFAULTS | held.args
     for name, value in wanted.args.items():
         if held_args.get(name) != value:
             differing.append(f"--{name.replace('_', '-')} {held_args.get(name)}")

@@ -71,7 +71,7 @@ class Run:
         """Tell whether --out holds this very run, finished, and then say so.
 
         Raises UserError if it holds something else. What --resume continues from is read here, before the
-        corpora.
+        corpora, and a tracker is started.
         """
         args = self.args
         if folder.is_finished(args.out, self.identity, args.resume, args.overwrite):
@@ -100,6 +100,8 @@ class Run:
         if self.saved:
             self._continue(*self.saved)
             self.saved = None
+        elif args.go_on:
+            self.optimizer.load_state_dict(folder.read_left(args.init, self.identity.lineage[-1]))
         ranks.require_equal(self.step, f"ranks find different checkpoints in {args.out}, share one disk")
 
         # The folder is taken before the first step and not earlier, so that a mistake leaves nothing behind.
@@ -129,7 +131,7 @@ class Run:
         """Go through the steps that are left, and between two of them log, save, obey SIGTERM and Ctrl-C."""
         with noting_signals() as received:
             while not self.at_end():
-                # Dropout's, a different one on each rank.
+                # Dropout's seed, a different one on each rank.
                 torch.manual_seed(mixed(self.args.seed, self.step, ranks.rank()))
                 self.current = self._next_step()
                 yield self.current
@@ -235,7 +237,7 @@ class Run:
         self.step, self.best, self.seconds = progress.step, progress.best, progress.seconds
 
     def _place_in_schedule(self) -> None:
-        """Find which steps of the schedule are this stage's; with --go-on, take up what Stage 1 left."""
+        """Find which steps of the schedule are this stage's; raises UserError if they are not those left."""
         # With --leave N a stage ends N steps before its schedule; those of Stage 1 are a --go-on stage's.
         self.steps_before = 0
         self.schedule_steps = self.stream.steps + self.args.leave
@@ -247,8 +249,6 @@ class Run:
         if self.stream.steps != before["args"]["leave"]:
             raise UserError(f"this stage would take {self.stream.steps:,} steps, and {self.args.init} leaves "
                             f"{before['args']['leave']:,} of its schedule, make them equal")
-        if not self.saved:
-            self.optimizer.load_state_dict(folder.read_left(self.args.init, before))
 
     def _next_step(self) -> "Step":
         batch = self._batch(self.step)

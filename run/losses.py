@@ -69,7 +69,8 @@ def sequence_losses(model: nn.Module, sequences: Tensor, dtype: str) -> Tensor:
 
     ranks.add_up(losses)                            # every sequence is 0 on all ranks but one: exact
 
-    # Of every sequence its share of the tokens that count; where all do, nothing changes.
+    # A ratio of sums, linearized: its standard error is that of the residuals. Where all tokens count,
+    # every weight is 1 and nothing changes.
     counting = (sequences[:, 1:] >= 0).double().mean(dim=1)
     weight = counting / counting.mean()
     losses /= counting.mean()

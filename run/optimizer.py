@@ -18,7 +18,7 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW
 
 def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int,
                   decay: float | None = None) -> float:
-    """Rise to `peak` over `warmup` steps, fall to `minimum` at the last of `steps`; a lower peak stays.
+    """Rise to `peak` over `warmup` steps, fall to `minimum` at the last of `steps`; a peak below it stays.
 
     The fall is a cosine, or, with `decay`, linear over the last share `decay` of the steps, none before:
     warm-up–stable–decay.

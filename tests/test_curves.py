@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from experiments.curves import Curves, curves, groups, level_spans, mean_over_seeds, of_whole_seeds
+from experiments.curves import Curves, curve_of, groups, level_spans, mean_over_seeds, of_whole_seeds
 from experiments.statistics import estimate
 from run.files import UserError
 from tests.finished_runs import draw, drawn, sweep_of_shares
@@ -28,10 +28,10 @@ def points(dial=(0.0, 0.5, 1.0), seeds=("1", "2"), **settings):
 
 def test_a_curve_is_of_the_seeds_that_have_every_value():
     some = points()[::-1]
-    dial, by_loss = curves(some, "heat", ["L_one"])
+    dial, by_loss = curve_of(some, "heat", ["L_one"])
     assert dial.tolist() == [0, 0.5, 1] and by_loss["L_one"].tolist() == [[20, 20.5, 21], [10, 10.5, 11]]
     without = [point for point in some if point["run"] != "0.5-2"]
-    assert curves(without, "heat", ["L_one"])[1]["L_one"].tolist() == [[10, 10.5, 11]]
+    assert curve_of(without, "heat", ["L_one"])[1]["L_one"].tolist() == [[10, 10.5, 11]]
 
 
 @pytest.mark.parametrize("some, message", [
@@ -43,7 +43,7 @@ def test_a_curve_is_of_the_seeds_that_have_every_value():
 ])
 def test_what_makes_no_curve_is_said_with_its_cause(some, message):
     with pytest.raises(UserError, match=message):
-        curves(some, "heat", ["L_one"])
+        curve_of(some, "heat", ["L_one"])
 
 
 def test_a_curve_a_pipeline_and_value_of_the_series():

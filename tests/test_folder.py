@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock, write_json
 from run.flags import mendable
-from run.folder import SINCE
+from run.folder import OLD_DEFAULTS
 from run.report import next_command
 from tests.conftest import ROOT, SMALL, assert_same, die_at, files_of, log_of, report, weights
 from tests.finished_runs import sweep_of_shares
@@ -48,7 +48,7 @@ def test_a_run_made_before_there_was_a_flag_is_the_same_run(stage):
     stage("pretrain")
     record = report("pretrain")
     for args in (record["args"], record["lineage"][0]["args"]):
-        for name in SINCE.keys() & args.keys():
+        for name in OLD_DEFAULTS.keys() & args.keys():
             del args[name]
     Path("out/pretrain/run.json").write_text(json.dumps(record))
     assert stage("pretrain").status == 0

@@ -7,7 +7,7 @@ from theory.dynamics import Setting, three_stages
 from theory.forecast import (ALPHA, PROBE, REPLAY, SHORT_PROBE, T_FT, T_POST, T_PRE, Trained, aligned,
                              best_alpha, compute, draw, draw_tasks, exposure_helps, from_random,
                              noise_of_factors, noise_of_unit, retained, spearman, substitutable, tell,
-                             with_forgetting)
+                             rank_quartiles)
 from theory.pair import Unit
 
 MODELS = (aligned, from_random, substitutable)
@@ -120,7 +120,7 @@ def test_what_exposure_does_by_hand():
 # ---- what the README says
 
 def median(trained, name, x=0, **among):
-    return with_forgetting(trained, name, x, **among)[1]
+    return rank_quartiles(trained, name, x, **among)[1]
 
 
 def test_at_d_pre_the_probe_ranks_and_the_rest_does_not(seen):

@@ -14,7 +14,7 @@ from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
 from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chosen_elsewhere, correlation,
                                          judge_choice, lam_told, saved_by_choosing, standardized,
                                          with_combination)
-from experiments.forecast.command import d_pre_of, parse, state_of
+from experiments.forecast.command import d_pre_of, parse, probes_of
 from experiments.forecast.intervals import covered, judge_intervals, left_out
 from experiments.forecast.known import QUARTER, Task, describe, of_seeds, read_table, rises, tasks_of
 from experiments.forecast.plan import PLAN, SETTINGS
@@ -421,7 +421,7 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
 def planned(stage):
     """The State of out/posttrain by what is said on the command line, and each probe's settings."""
     def of(words="", run="out/posttrain"):
-        state = state_of(Path(run), parse([run, *words.split()]))
+        state = probes_of(Path(run), parse([run, *words.split()]))
         return state, [dict(probe.settings) for probe in state.probes]
 
     stage("pretrain", "--tokens 1k --text-field text")

@@ -36,10 +36,10 @@ def test_hypervolume_by_hand():
 def test_gap_is_over_the_common_range_only():
     worse, better = points((0, 4), (2, 2), (4, 1)), points((1, 2), (3, 0))
     # common range 1 to 3: worse 3, 2, 1.5 and better 2, 1, 0 at 1, 2, 3; gaps 1, 1, 1.5
-    assert gap_at_matched(worse, better) == pytest.approx((1 + 1.25) / 2)
-    assert gap_at_matched(better, worse) == pytest.approx(-(1 + 1.25) / 2)
-    assert np.isnan(gap_at_matched(points((0, 1)), points((2, 0), (3, -1))))
-    assert gap_at_matched(points((0, 5), (1, 3)), points((1, 2), (2, 1))) == 1    # they touch at one value
+    assert gap_at_matched(better, worse) == pytest.approx((1 + 1.25) / 2)
+    assert gap_at_matched(worse, better) == pytest.approx(-(1 + 1.25) / 2)
+    assert np.isnan(gap_at_matched(points((2, 0), (3, -1)), points((0, 1))))
+    assert gap_at_matched(points((1, 2), (2, 1)), points((0, 5), (1, 3))) == 1    # they touch at one value
 
 
 def test_dominating_by_hand():

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import cost, early_exposure, overtraining
 from experiments.cost import checkpoint_bytes, model_of, tokens
-from experiments.curves import curves
+from experiments.curves import curve_of
 from experiments.overtraining.claims import (TUNED, at_best_rate, judge_at_equal_loss, judge_growth,
                                              judge_inflection, judge_tuned)
 from experiments.sweep import Sweep, plan
@@ -151,7 +151,7 @@ def test_tuning_both_rate_and_budget_makes_nothing_of_noise():
         points = [run_at(seed, rate, L_ft, budget) for (seed, rate, budget), L_ft
                   in zip(itertools.product("123", (1, 2, 3), (1e6, 2e6, 4e6)), rng.normal(size=27))]
         kept = TUNED.select([point | {"ft": "b"} for point in points])
-        dial, by_loss = curves(kept, "tokens", [*TUNED.losses[:2], *TUNED.judged])
+        dial, by_loss = curve_of(kept, "tokens", [*TUNED.losses[:2], *TUNED.for_judge])
         worse.append(judge_tuned(dial, by_loss)[0][2].value)
     assert abs(np.mean(worse)) < 0.15                        # 0.4 if a budget is chosen after the rates
 

@@ -120,7 +120,7 @@ def test_lemmas_of_two_factors_are_left_out_at_other_depths():
     (dict(t_pre=2), "5.1", "unmixed: inconsistent learned"),
     (dict(t_pre=0.2, t_post=0.1, t_ft=0.1), "5.3", "invariant block"),
     (dict(t_post=6), "C.15", "still not learned"),                       # Stage 2 reaches T/(2β)
-    (dict(t_post=0.1), "C.15", "fixed point"),
+    (dict(t_post=0.1), "C.15", "of its way left"),
     (dict(alpha=0.5, t_pre=7, t_post=1), "C.15", "specialized still learned"),
     (dict(t_pre=13), "C.15", "inconsistent not learned"),
     (dict(t_pre=2), "5.2", "raises D_pre's loss less"),                  # neither has much to lose
@@ -231,7 +231,7 @@ MUTATIONS = {                            # name → mutants, change of the setti
     "penalty's sign": (WRONG_SIGN, {}, ["Stage 2 ends at"]),
     "printed fixed point": (dict(anchor=printed_fixed_point), {}, ["Stage 2 ends at"]),
     "printed fixed point, λ_reg": (dict(anchor=printed_fixed_point), dict(reg=1), [
-        "unmixed: specialized still not", "within a tenth of its fixed point", "Stage 2 ends at",
+        "unmixed: specialized still not", "has a tenth or less of its way left", "Stage 2 ends at",
         "D_pre's loss rises by", "within ε after K"]),
     "printed limit": (dict(stage_1=printed_limit), dict(alpha=0.95), [
         "specialized ends at β", "factors' errors"]),
@@ -255,7 +255,7 @@ MUTATIONS = {                            # name → mutants, change of the setti
         "learned before", "learned at T/(2αβ)", "ends at β", "mixed: specialized learned by",
         "mixed: specialized still", "factors' errors"]),
     "D_post has σ_pre": (mutated_tasks(post=(1, [1, 22, 1])), {}, [
-        "learned before", "mixed: inconsistent not learned, σ < half", "unmixed: inconsistent within a tenth",
+        "learned before", "mixed: inconsistent not learned, σ < half", "unmixed: inconsistent has a tenth",
         "not learned after Stage 2", "Stage 2 ends at", "raises D_pre's loss less",
         "not learned after Stage 3", "Δ_mixed at most", "D_pre's loss rises by", "Δ is the",
         "factors' errors", "within ε after K", "Δ at least k("]),

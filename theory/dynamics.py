@@ -153,7 +153,7 @@ def descend(sigma, task: Task, time, eta: float, depth: int = 2, record: bool = 
     """Train by gradient descent for `time` from aligned, balanced weights; with record, show every step.
 
     A factor's singular values w, σ = w^L, stay aligned: w ← w − 2η·w^(L−1)·(v·w^L − c), which is Equation (2)
-    with the penalty in (v, c) and its sign corrected. Returns σ (…, 3), or (steps + 1, …, 3).
+    as README.md corrects it, with the penalty in (v, c). Returns σ (…, 3), or (steps + 1, …, 3).
     """
     # Settings may train for different times: all take the steps of the longest, those that are done stay.
     steps = per_block(np.rint(np.asarray(time) / eta).astype(int))
@@ -339,7 +339,7 @@ def exact_rank(theta: ndarray, task: Task) -> ndarray:
 def three_stages(setting: Setting, eta: float | None = None, ideal: bool = False) -> Run:
     """Train through all three stages by gradient descent with learning rate eta, or by gradient flow if None.
 
-    With `ideal`, Stages 2 and 3 start from `exact_rank` of what Stage 1 learned.
+    With `ideal`, Stage 2 starts from `exact_rank` of what Stage 1 learned.
     """
     # Both ways go from a σ to a σ, so the stages read the same.
     def train(sigma, task, time):

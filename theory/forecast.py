@@ -47,7 +47,7 @@ class Trained(NamedTuple):
     forgetting: dict[float, ndarray]     # Δ by x
 
 
-def look(theta_post, corpora: Placed, train: Callable, on_post: Callable, L_pre, noise) -> Trained:
+def read_off(theta_post, corpora: Placed, train: Callable, on_post: Callable, L_pre, noise) -> Trained:
     """Read off θ_post what it says, and let Stage 3 forget at every place of D_ft.
 
     train(θ, task, time) goes on from θ, on_post(θ) is the loss on D_post. A probe goes on from θ_post on
@@ -110,7 +110,7 @@ def aligned(rng, count: int = TASKS, scatter: float = 0.2, n: int = 24, T: float
     corpora = draw_tasks(rng, count, n, scatter)
     theta_pre = flow(np.exp(-2 * T), mix(corpora.pre, corpora.post, ALPHA), T_PRE)
     theta_post = flow(theta_pre, mix(corpora.post, corpora.pre, REPLAY), T_POST)
-    return look(
+    return read_off(
         theta_post,
         corpora,
         train=flow,
@@ -141,7 +141,7 @@ def from_random(rng, count: int = TASKS, scatter: float = 0.2, n: int = 9, T: fl
         away = W[0] @ W[1] - np.nan_to_num(targets(task))[..., None] * np.eye(n)
         return (task.v * (away ** 2).sum(-2)).sum(-1)
 
-    return look(
+    return read_off(
         W,
         corpora,
         train=train,
@@ -171,7 +171,7 @@ def substitutable(rng, count: int = TASKS, scatter: float = 0.1, pairs: int = 6,
     away = rng.normal(0, scatter, shape)
     ft = {x: corpora(replace(pair, x=x + away)).ft for x in PLACES}
     of_pair = corpora(pair)
-    return look(
+    return read_off(
         unit,
         Placed(of_pair.pre, of_pair.post, ft),
         train=descend_unit,
@@ -205,7 +205,7 @@ def spearman(one: ndarray, other: ndarray) -> ndarray:
     return (one * other).sum(-1) / (one ** 2).sum(-1)
 
 
-def with_forgetting(trained: Trained, name: str, x: float = 0, among=slice(None)) -> ndarray:
+def rank_quartiles(trained: Trained, name: str, x: float = 0, among=slice(None)) -> ndarray:
     """Compute quartiles over tasks of a scalar's rank correlation with Δ: (3,). `among` selects of REPLAY."""
     correlation = spearman(trained.known[name][:, :, among], trained.forgetting[x][:, :, among])
     return np.percentile(correlation, (25, 50, 75))
@@ -232,7 +232,7 @@ def tell(seen: Seen) -> None:
     def row(x, name, among=slice(None), words=""):
         cells = []
         for trained in seen.values():
-            low, median, high = np.round(with_forgetting(trained, name, x, among), 1) + 0.0       # no −0
+            low, median, high = np.round(rank_quartiles(trained, name, x, among), 1) + 0.0       # no −0
             cells.append(f"{median:4.1f} ({low:.1f} to {high:.1f})")
         print(f"x = {x:<6g}{name + words:<49}" + "".join(f"{cell:<20}" for cell in cells).rstrip())
 
@@ -276,7 +276,7 @@ def draw_scalars(seen: Seen, axis: Axes) -> None:
     """Draw the rank correlations of all scalars at x = 0, a colour a model."""
     names = list(seen["aligned"].known)
     for shift, (model, trained) in zip((-0.2, 0, 0.2), seen.items()):
-        low, median, high = np.transpose([with_forgetting(trained, name) for name in names])
+        low, median, high = np.transpose([rank_quartiles(trained, name) for name in names])
         height = shift + np.arange(len(names))[::-1]
         axis.hlines(height, low, high, color=COLOURS[model])
         axis.plot(median, height, "o", color=COLOURS[model])
@@ -292,7 +292,7 @@ def draw_places(seen: Seen, axis: Axes) -> list[Line2D]:
     Returns the lines, which are of two axes, for a legend.
     """
     for model, trained in seen.items():
-        low, median, high = np.transpose([with_forgetting(trained, PROBE, x) for x in PLACES])
+        low, median, high = np.transpose([rank_quartiles(trained, PROBE, x) for x in PLACES])
         axis.plot(PLACES, median, "o-", color=COLOURS[model], label=model)
         axis.fill_between(PLACES, low, high, color=COLOURS[model], alpha=0.15, lw=0)
     lines = axis.get_lines()

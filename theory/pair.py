@@ -8,8 +8,9 @@ the weight of x₁, which D_pre and D_ft use too, or by learning that of x₂, w
     D_post    y = s_pre x₁ + δ x₂      E x₁x₂ = r
     D_ft      y = (s_pre + xδ) x₁      x₂ = 0            so x says how far it is from D_pre to D_post
 
-The network is x ↦ a x₁ + b x₂ with a = u·p and b = u·q: one hidden unit, with u to the output. Variances are
-1, losses squared errors. Time is learning rate × steps. Fields of a `Pair` may be arrays that broadcast.
+The network is (x₁, x₂) ↦ a x₁ + b x₂ with a = u·p and b = u·q: one hidden unit, with u to the output.
+Variances are 1, losses squared errors. Time is learning rate × steps. Fields of a `Pair` may be arrays that
+broadcast.
 """
 
 from dataclasses import dataclass, replace

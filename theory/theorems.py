@@ -161,7 +161,7 @@ def theorem_5_2(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
     return [
         Check("5.2, C.15", "unmixed: specialized still not learned after Stage 2",
               alone.theta_post[SPECIALIZED], "<", s.beta / 2),
-        Check("5.2, C.15", "unmixed: inconsistent within a tenth of its fixed point",
+        Check("5.2, C.15", "unmixed: inconsistent has a tenth or less of its way left",
               abs(alone.theta_post[INCONSISTENT] - end), "<", abs(s.pre - end) / 10),
         Check("5.2, C.15", "mixed: specialized still learned after Stage 2",
               mixed.theta_post[SPECIALIZED], ">", s.beta / 2),

@@ -36,38 +36,40 @@ from run.report import say, table
 QUARTER_SHARE = PARTS["quarter"]
 
 
-class State(NamedTuple):
-    """A run to be forecast, its L_im, the tokens of the feared Stage 3, and the probes in its place."""
+class Probed(NamedTuple):
+    """A run to be forecast, its L_im, the tokens of the feared Stage 3, and the probes in place of that."""
     run: Path
-    loss_on: str             # what L_im is of
+    measured_on: str         # what L_im is of: only the same compares
     L_im: float
     feared_tokens: float     # of the Stage 3
     probes: list[Planned]
 
 
 def main(argv: list[str]) -> None:
-    # What the law was fitted to is a quarter of Stage 3 on D_pre: of other probes it says nothing.
+    # A run that is named twice counts once.
     args = parse(argv)
     tables = {path: read_table(path) for path in args.calibration or ()}
     once = {run.resolve(): run for run in args.runs}
-    states = [state_of(run, args) for run in once.values()]
-    loss_on = {state.loss_on: state.run for state in states}
-    if len(loss_on) > 1:
-        (one, run), (other, another) = list(loss_on.items())[:2]
+    probed = [probes_of(run, args) for run in once.values()]
+    by_measure = {one.measured_on: one.run for one in probed}
+    if len(by_measure) > 1:
+        (one, run), (other, another) = list(by_measure.items())[:2]
         raise UserError(f"{run} is measured on {one}, {another} on {other}: forecast each for itself")
+
+    # What the law was fitted to is a quarter of Stage 3 on D_pre: of other probes it says nothing.
     law = None
     if args.share == QUARTER_SHARE and not args.probe:
-        law = calibrated(tables, {preset_of(state.probes[0]) for state in states})
+        law = calibrated(tables, {preset_of(one.probes[0]) for one in probed})
 
     # The probes are runs like any: made once, priced before, continued when they were killed.
-    probes = [probe for state in states for probe in state.probes]
+    probes = [probe for run in probed for probe in run.probes]
     for probe in probes:
         if probe.is_finished():
             require_same(probe)
             require_same_init(probe)
     jobs = jobs_at_once(probes, args.jobs, args.nproc_per_node)
     say(cost("forecast", probes, jobs, args.nproc_per_node))
-    whole = sum(state.feared_tokens for state in states)
+    whole = sum(one.feared_tokens for one in probed)
     say(f"Stage 3 of all these runs takes {whole:,.0f} tokens a D_ft")
     if args.cost:
         return
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> None:
     tell_failures(failed, args.nproc_per_node)
     if failed:
         raise UserError(f"{len(failed)} probes failed, mend the cause and run this again")
-    tell(states, law)
+    tell(probed, law)
 
 
 def parse(argv: list[str]) -> Namespace:
@@ -123,7 +125,7 @@ def require_same_init(probe: Planned) -> None:
                         "another --out")
 
 
-def state_of(run: Path, args: Namespace) -> State:
+def probes_of(run: Path, args: Namespace) -> Probed:
     """Plan the probes of a run; raises UserError if it is not a finished one of Stage 2."""
     # Only a finished Stage 2 has an L_im to start from.
     if not (run / "run.json").exists():
@@ -133,12 +135,7 @@ def state_of(run: Path, args: Namespace) -> State:
         raise UserError(f"{run} is a run of {lineage[-1]['stage']}, give one of posttrain")
     L_im = lineage[-1]["losses"]["L_im"]["mean"]
     pretrained = lineage[0]["args"]
-    checksum = lineage[0]["corpora"]["post"]["checksum"]
     context = pretrained.get("context") or PRESETS[pretrained["preset"]]["context"]
-    loss_on = f"{stem(pretrained['post'])} ({checksum[:8]}), {stem(pretrained['tokenizer'])}"
-    loss_on += f", context {context}"
-    if lineage[-1]["args"].get("loss_on") == "completion":
-        loss_on += ", completions only"
 
     # The run stands for its chain: what a plan must know of it is the preset and the model's sizes.
     sizes = [(f"--{name.replace('_', '-')}", str(pretrained[name]))
@@ -168,7 +165,17 @@ def state_of(run: Path, args: Namespace) -> State:
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
     if len({probe.out for probe in probes}) < len(probes):
         raise UserError("two of the --probe corpora have one name, rename one")
-    return State(run, loss_on, L_im, value(feared, "--tokens"), probes)
+    return Probed(run, measured_on(lineage, context), L_im, value(feared, "--tokens"), probes)
+
+
+def measured_on(lineage: list[dict], context: int) -> str:
+    """Say what a run's L_im is of: corpus, tokenizer, context, and the tokens that count."""
+    pretrained = lineage[0]["args"]
+    checksum = lineage[0]["corpora"]["post"]["checksum"]
+    said = f"{stem(pretrained['post'])} ({checksum[:8]}), {stem(pretrained['tokenizer'])}, context {context}"
+    if lineage[-1]["args"].get("loss_on") == "completion":
+        said += ", completions only"
+    return said
 
 
 def d_pre_of(entry: dict, run: Path) -> str:
@@ -216,18 +223,18 @@ def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None
     return fit(rises(tasks)) if tasks else None
 
 
-def tell(states: list[State], law: Law | None) -> None:
+def tell(probed: list[Probed], law: Law | None) -> None:
     """Print the runs, the one that will keep most first, and what it took to know."""
     # Sorted by the forecast; where there is no law, by the loss on D_post after the probe.
     rows = []
-    for state in states:
-        done = [read_run(probe.out) for probe in state.probes]
+    for one in probed:
+        done = [read_run(probe.out) for probe in one.probes]
         L_probe = float(np.mean([run["losses"]["L_ret"]["mean"] for run in done]))
         place, told = L_probe, "–"
         if law:
-            place, low, high = law.forecast(state.L_im, L_probe)
+            place, low, high = law.forecast(one.L_im, L_probe)
             told = f"{place:.3f}" if np.isnan(low) else f"{place:.3f} [{low:.3f}, {high:.3f}]"
-        rows.append((place, [str(state.run), f"{state.L_im:.3f}", f"{L_probe:.3f}", told]))
+        rows.append((place, [str(one.run), f"{one.L_im:.3f}", f"{L_probe:.3f}", told]))
     rows.sort(key=lambda row: row[0])
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))
@@ -235,9 +242,9 @@ def tell(states: list[State], law: Law | None) -> None:
         say("This ranks the runs. A number takes a --calibration, of a quarter of Stage 3 on D_pre.")
 
     # What it took, beside what it stands for.
-    probes = [probe for state in states for probe in state.probes]
+    probes = [probe for run in probed for probe in run.probes]
     trained = sum(tokens(probe) for probe in probes)
     seconds = sum(read_run(probe.out)["seconds"]["total"] for probe in probes)
-    whole = seconds * sum(state.feared_tokens for state in states) / trained
+    whole = seconds * sum(one.feared_tokens for one in probed) / trained
     say(f"{len(probes)} probes took {trained:,.0f} tokens and {seconds:.0f} s; "
         f"Stage 3 of all these runs takes about {whole:.0f} s a D_ft")

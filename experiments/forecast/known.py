@@ -17,7 +17,7 @@ from run.files import UserError
 RESULTS = Path(__file__).parent / "results"
 PARTS = {"eighth": 1 / 8, "quarter": 1 / 4}                  # of the steps of a Stage 3 on D_pre
 QUARTER = "a quarter of Stage 3 on D_pre"
-PART = "part of a Stage 3"              # what the command's probes are
+BEGUN = "part of a Stage 3"             # of --leave, as the command's probes are
 COLUMNS = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "D_post after"}
 
 
@@ -63,7 +63,7 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     # The course of one on D_pre is filled in from its log. What the command left unfinished is none.
     course = dict.fromkeys(PARTS, "")
     if lineage[-1]["stage"] == "finetune":
-        done = PART if last.get("leave") else stem(last["ft"])
+        done = BEGUN if last.get("leave") else stem(last["ft"])
         return known | {"done": done, "rate": last["lr"], "D_post after": losses[2]["L_ret"]} | course
     done = f"noise of γ = {last['gamma']:g}"
     if last.get("back"):

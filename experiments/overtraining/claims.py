@@ -195,7 +195,7 @@ RATES = against_budget(
 TUNED = against_budget(
     series="ft", name_series=lambda ft: "fine-tuned at the best rate", colour=ORANGE,
     panels=("L_ft", "L_pre"), losses=("L_ft", "L_pre", "log₁₀ rate"), judge=judge_tuned,
-    judged=(of_others("L_ft"), of_others("L_pre")), choose=at_best_rate)
+    for_judge=(of_others("L_ft"), of_others("L_pre")), choose=at_best_rate)
 EXPOSED = Curves(
     dial="lam", symbol="λ", series="rate", name_series=lambda rate: f"post-trained at rate {rate:g}",
     panels=("L_im", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post", colour=TEAL,

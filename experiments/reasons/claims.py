@@ -11,7 +11,7 @@ from experiments.frontiers import Pair, Style, compare
 from experiments.points import Point, distinct, having
 from experiments.reasons.plan import PLANS
 from experiments.statistics import estimate
-from run.folder import SINCE
+from run.folder import OLD_DEFAULTS
 
 UNMIXED_THIN, MIXED_THIN = Recipe(False, ("thin LoRA",)), Recipe(True, ("thin LoRA",))
 THIN = {"full beats LoRA, mixed": Pair(better=MIXED, worse=MIXED_LORA),
@@ -31,8 +31,8 @@ def describe_size(lineage: list[dict]) -> dict[str, object]:
 
 def describe_rank(lineage: list[dict]) -> dict[str, object]:
     """Tell what sets a chain apart, LoRA of a smaller rank than the paper's a recipe of its own."""
-    told, post = describe(lineage), SINCE | lineage[1]["args"]
-    if post["lora"] and post["lora_rank"] < SINCE["lora_rank"]:
+    told, post = describe(lineage), OLD_DEFAULTS | lineage[1]["args"]
+    if post["lora"] and post["lora_rank"] < OLD_DEFAULTS["lora_rank"]:
         told["recipe"] = Recipe(told["recipe"].mixed, ("thin LoRA",))
     return told
 
