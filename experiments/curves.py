@@ -95,8 +95,9 @@ class Curves(NamedTuple):
         """Draw a row of panels for every pipeline."""
         # Series are shades of one colour, or have their own; without colour their markers tell them apart.
         for pipeline, row in zip(distinct(points, "pipeline"), axes):
-            series = sorted(distinct(having(points, pipeline=pipeline), self.series))
-            shades = np.linspace(1, 0.45, len(series))
+            there = having(points, pipeline=pipeline)
+            series = sorted(distinct(there, self.series))
+            shades = np.linspace(1, 0.45, len(series))[::-1]                       # the more, the darker
             for value, shade, marker in zip(series, shades, itertools.cycle("os^Dv")):
                 dial, by_loss = self._curve(points, pipeline, value)
                 label = self.name_series(value)
@@ -104,14 +105,16 @@ class Curves(NamedTuple):
                 if value in self.colours:
                     shade = 1
                 for axis, loss in zip(row, self.panels):
-                    draw_curve(axis, dial, by_loss[loss], label, colour, shade, marker, self.star)
+                    star = self.star and not loss.startswith("Δ")                  # no best cost
+                    draw_curve(axis, dial, by_loss[loss], label, colour, shade, marker, star)
                     self._draw_published(axis, points[0]["preset"], value, loss, shade)
 
             # The panels of a pipeline are compared by eye.
+            values = sorted(distinct(there, self.dial))
             for axis, loss in zip(row, self.panels):
                 axis.set(xlabel=self.axis or self.symbol, ylabel=f"{loss} (nats per token)", title=pipeline,
                          xscale=self.scale)
-                axis.set_xticks(dial, [self.name_value(value) for value in dial], minor=False)
+                axis.set_xticks(values, [self.name_value(value) for value in values], minor=False)
                 axis.set_xticks([], minor=True)
             level_spans(row)
 

@@ -256,4 +256,4 @@ def test_noise_on_post_trained_models_against_lambda(experiments):
     assert seen(Path("out/toy/figures/early-noise.md").read_text()) == {
         "noise costs less L_post, the higher λ": (6, 6),
         "noise costs less L_post, the higher λ, at equal L_im": (2, 2),
-        "noise costs more L_post after Stage-2 rates of lower L_im, λ by λ": (2, 2)}
+        "noise costs more L_post, the lower L_im, over Stage-2 rates at one λ": (2, 2)}

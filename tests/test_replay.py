@@ -9,13 +9,13 @@ import pytest
 
 from data.stream import count_for_share
 from experiments.points import columns, having
-from experiments.replay.claims import judge
+from experiments.replay.claims import judge_decay, judge_shares
 from experiments.replay.efficiency import RECIPES, Arm, Efficiency, best, line_up
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
 from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, EFFICIENCY, MID_STRETCHES, PREDICTION,
-                                     SETTINGS, STRETCHES, Budget, fine_tuning, mid_training, reference, split,
-                                     tied)
-from experiments.replay.prediction import Optimum, Prediction, pool_for
+                                     SETTINGS, STRETCHES, Budget, decays, fine_tuning, mid_training, reference,
+                                     split, tied)
+from experiments.replay.prediction import Optimum, Prediction, optimum, pool_for
 from experiments.replay.prediction import judge as judge_prediction
 from experiments.statistics import verdict
 from experiments.sweep import number, plan
@@ -25,16 +25,18 @@ from tests.finished_runs import draw, lineage_of, measured, write_record
 PUBLISHED = Path(__file__).parent.parent / "experiments/replay/published/losses.csv"
 
 
-def chains(lines, preset="toy", seeds=1):
+def chains(lines, preset="toy", seeds=1, last="finetune"):
     """The last runs of the chains."""
     runs = plan(lines, preset, SETTINGS[preset], CORPORA[preset], seeds, Path("runs"))
-    return [run for run in runs if run.stage == "finetune"]
+    return [run for run in runs if run.stage == last]
 
 
 def tokens_of(run, context=128):
     """Generic and target tokens of each stage before Stage 3, as the scripts would count them."""
     told = []
-    for one in run.ancestors()[::-1]:
+    for one in [*run.ancestors()[::-1], run]:
+        if one.stage == "finetune":
+            continue
         value = {flag: word for flag, word in one.settings}
         if one.stage == "pretrain":
             target = round(number(value["--lam"]) * number(value["--post-tokens"]))
@@ -67,6 +69,21 @@ def test_all_recipes_have_the_same_steps_and_target_tokens(preset, lines_of, rep
     for run in chains(lines_of(budget), preset):
         tokens = tokens_of(run, budget.context)
         assert tokens.sum() == budget.steps * step and tokens[:, 1].sum() == target
+
+
+@pytest.mark.parametrize("preset", BUDGETS)
+def test_pools_of_all_sizes_take_as_many_steps(preset):
+    budget = BUDGETS[preset]
+    for run in chains(PREDICTION[preset], preset):
+        assert tokens_of(run, budget.context).sum() == budget.steps * budget.batch * budget.context
+
+
+def test_a_decay_is_all_that_differs():
+    runs = chains(decays(BUDGETS["toy"]), last="posttrain")
+    assert [dict(run.parent.settings)["--decay"] for run in runs] == ["0", "0.05", "0.1", "0.2", "0.5", "0.99"]
+    assert all(tokens_of(run).tolist() == [[2_031_616, 0], [0, 65_536]] for run in runs)
+    usual = next(run for run in chains(mid_training(BUDGETS["toy"])) if not tokens_of(run)[1, 0])
+    assert usual.parent in runs                                              # made once for both figures
 
 
 def test_reference_runs_read_larger_pools_as_often():
@@ -165,9 +182,9 @@ def test_efficiency_is_judged_over_seeds_and_read_off_the_references(stage, reci
 
 def test_shares_of_replay_are_a_curve_a_recipe(stage, recipes):
     out = draw(stage, "replay-shares")
-    survives = [line for line in out.splitlines() if line.startswith("replay's gain survives Stage 3")]
+    survives = [line for line in out.splitlines() if line.startswith("replay lowers L_ret")]
     assert len(survives) == 1 + len(ALPHAS)
-    assert "at the ρ best for L_im: 0.525 [0.525, 0.525]" in survives[0]      # of 0.525 in L_im, 0.612 in L_ret
+    assert "at the ρ best for L_im, lower by: 0.612 [0.612, 0.612]" in survives[0]           # 0.525 in L_im
     rows = Path("figures/replay-shares.md").read_text().split("| where | ρ |")[1].splitlines()
     settings = [row for row in rows if "→" in row]
     assert len(settings) == len(STRETCHES) + len(ALPHAS) * len(MID_STRETCHES)
@@ -191,16 +208,62 @@ def test_what_is_compared_must_be_there():
 
 def test_no_gain_does_not_survive_and_predicts_nothing():
     rhos, rising = np.array([0, 0.5]), np.array([[1.0, 1.2], [1.0, 1.3]])
-    (_, _, survives), = judge(rhos, {"L_im": rising, "L_ret": -rising})
+    (_, _, survives), = judge_shares(rhos, {"L_im": -rising, "L_ret": rising})
     assert survives.value == pytest.approx(-0.25) and verdict(survives) == "not seen (2 seeds)"
     with pytest.raises(UserError, match="a recipe lacks its run without replay"):
-        judge(rhos[1:], {"L_im": rising[:, 1:], "L_ret": -rising[:, 1:]})
+        judge_shares(rhos[1:], {"L_im": rising[:, 1:], "L_ret": -rising[:, 1:]})
     points = []
     for seed, pool, rho in itertools.product("12", (1, 2, 4), (0, 0.5, 0.75)):
         points.append({"pipeline": "a → b", "seed": seed, "alpha": 1.0, "rho": rho, "pool_tokens": pool,
                        "recipe": "fine-tuning", "L_im": 3 + 0.3 * rho - 0.1 * np.log(pool)})
-    worth, _ = Prediction(("L_im",)).verdicts(points)
+    worth, _, _ = Prediction(("L_im",)).verdicts(points)
     assert "0.250 [0.250, 0.250]" in worth[2] and worth[4] == "not seen (2 seeds)"
+
+
+def test_the_share_is_chosen_by_the_other_seed():
+    losses = np.array([[2, 1.5, 1.0], [2, 1.0, 1.2]])
+    (_, _, lower), = judge_shares(np.array([0, 0.5, 0.75]), {"L_im": losses, "L_ret": losses})
+    assert lower.value == pytest.approx((0.5 + 0.8) / 2)
+
+
+def test_a_better_decay_by_hand():
+    L_im = np.array([[2.0, 1.5, 1.0], [2.0, 1.0, 1.8]])
+    (_, _, better), = judge_decay(np.array([0, 0.1, 0.2]), {"L_im": L_im})
+    assert better.value == pytest.approx((0 + (1.0 - 1.8)) / 2)
+
+
+def test_each_seed_is_read_off_its_own_references():
+    """By the log law 0.3 nats are e times the data for one seed, 0.6 for the other."""
+    points = []
+    for seed, slope in (("1", 0.3), ("2", 0.6)):
+        losses = {("reference", 0, 0, pool): 2 - slope * np.log(pool) for pool in (1, 2, 4, 8)}
+        losses |= {("fine-tuning", 1, 0, 1): 2, ("fine-tuning", 1, 0.5, 1): 2 - slope,
+                   ("mid-training", 1, 0, 1): 2.5, ("mid-training", 1, 0.5, 1): 1.9,
+                   ("mid-training", 0.5, 0, 1): 2.2, ("mid-training", 0.5, 0.5, 1): 2.1, ("tied", 0, 0, 1): 2.4}
+        for (recipe, alpha, rho, pool), loss in losses.items():
+            points.append({"pipeline": "a → b", "recipe": recipe, "alpha": alpha, "rho": rho, "seed": seed,
+                           "pool_tokens": pool, "L_im": loss})
+    figure = Efficiency(("L_im",))
+    tuning, *_, tied_one, _ = figure.verdicts(points)
+    assert "×2.72 [2.72, 2.72] by the log law (2.72 to 2.72)" in tuning[2]
+    assert tied_one[0].endswith("tied mixture") and "lower by: 0.500" in tied_one[2]
+
+    # A reference that lies off moves the law, and what is left without each of them.
+    for one in having(points, recipe="reference", pool_tokens=8):
+        one["L_im"] += 0.2
+    x, means = np.array([1, 2, 4, 8]), 2 - 0.45 * np.log([1, 2, 4, 8]) + [0, 0, 0, 0.2]
+    low, high = leave_one_out(x, means, "log", 1.55, 2.0)
+    assert high > 1.1 * low and f"by the log law ({low:.2f} to {high:.2f})" in figure.verdicts(points)[0][2]
+    within = {row[1]: row[-1] for row in figure.table(points)[1:]}
+    assert within["fine-tuning, ρ = 0.5"] == "yes" and within["mid-training, α = 1, ρ = 0"] == "no"
+
+
+def test_replay_is_never_worth_less_than_nothing():
+    """On the larger pool, with replay, the loss is above that of the smaller without."""
+    losses = {(1, 0): 3.0, (1, 0.5): 2.9, (1, 0.75): 2.95, (2, 0): 3.1, (2, 0.5): 3.05, (2, 0.75): 3.06}
+    points = [{"seed": "1", "recipe": "fine-tuning", "alpha": 1.0, "pool_tokens": pool, "rho": rho, "L_im": loss}
+              for (pool, rho), loss in losses.items()]
+    assert optimum(points, "L_im").multiplier[0, 1] == 1
 
 
 def test_what_lies_beyond_the_runs_is_not_judged():
@@ -219,14 +282,20 @@ def test_what_lies_beyond_the_runs_is_not_judged():
 def test_a_pool_beyond_the_runs_leaves_the_prediction_open():
     """What the two others say is told, and is no verdict."""
     found = Optimum(np.array([1.0, 2, 4]), rho=np.array([[0.5, 0.4, np.nan]] * 2),
-                    multiplier=np.array([[2.0, 1.6, 3.0]] * 2))
-    worth, falling = judge_prediction("a → b", found)
-    assert "0.210 [0.210, 0.210], ρ* − 0.25: 0.150 [0.150, 0.150], on 2 of 3 pools" in worth[2]
-    assert worth[4] == falling[4] == "not judged"
-    worth, falling = judge_prediction("a → b", found._replace(multiplier=np.array([[2.0, 1.0, 3.0]] * 2)))
-    assert (worth[4], falling[4]) == ("not seen (2 seeds)", "not judged")            # M(1 − ρ*) is 0.6 on one
-    verdicts = judge_prediction("a → b", found.within())
-    assert [row[4] for row in verdicts] == ["seen (2 seeds)"] * 2
+                    multiplier=np.array([[2.0, 1.55, 3.0]] * 2))
+    worth, less, adds = judge_prediction("a → b", found)
+    assert "0.180 [0.180, 0.180], ρ* − 0.25: 0.150 [0.150, 0.150], on 2 of 3 pools" in worth[2]
+    slope = np.log(0.55) / np.log(2)                                        # of M − 1 from 1 to 0.55
+    assert f"{0.25 - abs(slope + 1):.3f}" in adds[2] and "on 2 of 3 pools" in adds[2]
+    assert {worth[4], less[4], adds[4]} == {"not judged"}
+    worth, *_ = judge_prediction("a → b", found._replace(multiplier=np.array([[2.0, 1.0, 3.0]] * 2)))
+    assert worth[4] == "not seen (2 seeds)"                                          # M(1 − ρ*) is 0.6 on one
+    _, _, adds = judge_prediction("a → b", found._replace(multiplier=np.array([[2.0, 1.9, 3.0]] * 2)))
+    assert adds[4] == "not seen (2 seeds)"                                                # it hardly falls
+    _, less, _ = judge_prediction("a → b", found._replace(rho=np.array([[0.5, np.nan, 0.3]] * 2)))
+    assert less[4] == "not seen (2 seeds)"                     # it asks for the ends alone: 2.0 − 3.0
+    verdicts = judge_prediction("a → b", found.within()._replace(multiplier=np.array([[2.0, 1.5]] * 2)))
+    assert [row[4] for row in verdicts] == ["seen (2 seeds)"] * 3
 
 
 def test_a_pool_needs_its_run_without_replay():
@@ -264,4 +333,4 @@ def test_the_prediction_holds_where_the_linear_model_made_the_losses(stage):
     told = [[cell.split(" ")[0] for cell in row.split(" | ")[1:4]] for row in rows]
     # ρ* = 1/(1 + n); between pools a line in ln n is above 1/n, so that M comes out a little too large
     assert told == [["8,192", "0.67", "3.17"], ["16,384", "0.50", "2.00"], ["32,768", "0.33", "1.59"]]
-    assert text.count("seen (2 seeds)") == 2 and "not seen" not in text
+    assert text.count("seen (2 seeds)") == 3 and "not seen" not in text

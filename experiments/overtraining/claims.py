@@ -171,7 +171,7 @@ def judge_at_equal_loss(curves: dict[float, Curve]) -> Judged:
     over_rates = estimate(-(apart * rise).sum(axis=(1, 2)) / (apart ** 2).sum(axis=(1, 2)))
     return [("noise costs less L_post, the higher λ, at equal L_im", "−slope of ΔL_post in λ beside L_im",
              at_equal_loss),
-            ("noise costs more L_post after Stage-2 rates of lower L_im, λ by λ",
+            ("noise costs more L_post, the lower L_im, over Stage-2 rates at one λ",
              "−slope of ΔL_post in L_im over rates", over_rates)]
 
 
@@ -198,8 +198,8 @@ TUNED = against_budget(
     for_judge=(of_others("L_ft"), of_others("L_pre")), choose=at_best_rate)
 EXPOSED = Curves(
     dial="lam", symbol="λ", series="rate", name_series=lambda rate: f"post-trained at rate {rate:g}",
-    panels=("L_im", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post", colour=TEAL,
-    belongs=lambda point: point["gamma"] > 0, judge=judge_exposed, judge_together=judge_at_equal_loss)
+    panels=("L_post", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post",
+    colour=TEAL, belongs=lambda point: point["gamma"] > 0, judge=judge_exposed, judge_together=judge_at_equal_loss)
 
 
 def figure(name: str, title: str, kind: Curves, chains: list[tuple[str, ...]],

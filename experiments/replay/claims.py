@@ -7,12 +7,15 @@ from experiments.curves import Curves, Judged
 from experiments.drawing import Figure
 from experiments.points import seed_of, stem
 from experiments.replay.efficiency import Efficiency
-from experiments.replay.plan import EFFICIENCY, PREDICTION, SHARES
+from experiments.replay.plan import DECAYED, EFFICIENCY, PREDICTION, SHARES, USUAL_DECAY
 from experiments.replay.prediction import Prediction
-from experiments.statistics import best_of_others, estimate, less_sure
+from experiments.statistics import at_best_of_others, best_of_others, estimate
 from run.files import UserError
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "finetune"))
+ORANGE = "#e87b14"
+COLOURS = {"fine-tuning": "#15808a", "mid-training, α = 1": ORANGE, "mid-training, α = 0.5": "#c9184a",
+           "mid-training, α = 0.25": "#7b2cbf", "mid-training, α = 0.125": "#5c677d"}
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
 
 
@@ -37,8 +40,16 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     return told | {"recipe": recipe, "alpha": alpha, "rho": post["replay"], "series": series}
 
 
-def judge(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Judge that replay's gain is there after Stage 3: at the ρ that is best for L_im, L_ret is lower too.
+def describe_decay(lineage: list[dict]) -> dict[str, object]:
+    """Tell the share of decay of a chain that ends with Stage 2, None of a cosine's, and its recipe."""
+    first, post = (entry["args"] for entry in lineage)
+    return {"pipeline": f"{stem(first['pre'])} → {stem(first['post'])}", "seed": seed_of(lineage),
+            "decay": first.get("decay"), "goes_on": bool(post.get("go_on")), "rho": post["replay"],
+            "lam": lineage[0]["lam"], "recipe": "mid-training, α = 1, ρ = 0"}
+
+
+def judge_shares(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
+    """Judge that L_ret, too, is lower at the ρ that is best for L_im: replay's gain is there after Stage 3.
 
     The shares (k,) rise from 0, which is no replay; each loss is (seeds, k). Raises UserError if they do not.
     """
@@ -46,21 +57,34 @@ def judge(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
         raise UserError("a recipe lacks its run without replay, finish its sweep first")
     seeds = np.arange(len(by_loss["L_im"]))
     chosen = 1 + best_of_others(by_loss["L_im"][:, 1:])
-    gained = estimate(by_loss["L_im"][:, 0] - by_loss["L_im"][seeds, chosen])
     kept = estimate(by_loss["L_ret"][:, 0] - by_loss["L_ret"][seeds, chosen])
-    return [("replay's gain survives Stage 3", "lesser gain, in L_im or L_ret, at the ρ best for L_im",
-             less_sure(gained, kept))]
+    return [("replay lowers L_ret", "at the ρ best for L_im, lower by", kept)]
 
 
-AGAINST_RHO = Curves(dial="rho", symbol="ρ", series="series", name_series=str, panels=("L_im", "L_ret"),
-                     losses=LOSSES, falls="L_im", judge=judge, colour="#e87b14",
-                     colours={"fine-tuning": "#15808a"},
-                     belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"))
+def judge_decay(decays: ndarray, by_loss: dict[str, ndarray]) -> Judged:
+    """Judge that mid-training without replay would rather have another decay than the last tenth of steps."""
+    L_im = by_loss["L_im"]
+    gained = L_im[:, decays == USUAL_DECAY][:, 0] - at_best_of_others(L_im)
+    return [("without replay another decay is better", f"L_im at {USUAL_DECAY} − at the best",
+             estimate(gained))]
+
+
+AGAINST_RHO = Curves(
+    dial="rho", symbol="ρ", axis="ρ, the share of Stage 2 that is D_pre", series="series", name_series=str,
+    panels=("L_im", "L_ret"), losses=LOSSES, falls="L_im", judge=judge_shares, colour=ORANGE,
+    colours=COLOURS, name_value="{:.2g}".format,
+    belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"))
+AGAINST_DECAY = Curves(
+    dial="decay", symbol="decay", axis="share of all steps over which the rate falls", series="recipe",
+    name_series=str, panels=("L_im", "L_pre"), losses=("L_im", "L_pre"), falls="L_im", judge=judge_decay,
+    colour=ORANGE, belongs=lambda point: point["goes_on"] and not point["rho"] and not point["lam"])
 FIGURES = {
     "replay-prediction": Figure("Is the best share of replay what a linear model says?", PREDICTION,
                                 Prediction(("L_im",)), CHAINS, describe),
     "replay-shares": Figure("Replay in Stage 2, at equal compute and target data", SHARES, AGAINST_RHO,
-                            CHAINS, describe),
+                            CHAINS, describe, panel=(4.6, 3.4)),
+    "replay-decay": Figure("Mid-training without replay: when the rate falls", DECAYED, AGAINST_DECAY,
+                           [("pretrain", "posttrain")], describe_decay),
     "replay-efficiency": Figure("How much more target data a recipe is worth", EFFICIENCY,
                                 Efficiency(LOSSES), CHAINS, describe, panel=(5.0, 4.2)),
 }

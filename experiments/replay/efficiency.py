@@ -1,6 +1,7 @@
 """The figure of target-data efficiency: reference runs with more of the target, and recipes read off."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from experiments.statistics import Estimate, at_best_of_others, estimate, verdic
 from run.files import UserError
 
 RECIPES = {"fine-tuning", "mid-training", "tied", "reference"}
+COLOURS = {"fine-tuning": "#15808a", "mid-training": "#e87b14", "tied": "#7b2cbf"}
 Losses = dict["Arm", ndarray]                # of every arm, over seeds (seeds,)
 
 
@@ -86,8 +88,7 @@ class Efficiency(NamedTuple):
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
-        """Draw the references and their laws, and a level for each recipe that is compared."""
-        # A recipe's level meets the laws above its effective pool.
+        """Draw the references and their laws, and a level for each recipe compared, dashed without replay."""
         for pipeline, axis in zip(distinct(points, "pipeline"), axes.flat):
             losses = line_up(having(points, pipeline=pipeline), self.losses[0], RECIPES)
             x, references = reference_of(losses)
@@ -96,16 +97,24 @@ class Efficiency(NamedTuple):
             axis.set(title=pipeline, xscale="log", xlabel="target data of the reference recipe, in pools",
                      ylabel=f"{self.losses[0]} (nats per token)")
 
-            # Laws reach as far as the recipes do, beyond what they were fitted to.
-            levels = {str(arm): losses[arm].mean() for arm in compared(losses)}
+            # Laws reach as far as the recipes do, fainter beyond what they were fitted to.
+            arms = compared(losses)
             fitted = {name: fit(x, references.mean(axis=0)) for name, fit in LAWS.items()}
-            least = min(fitted["log"].pools(level) for level in levels.values())
-            along = np.geomspace(min(least, x[0]), x[-1], 100)
+            least = min(fitted["log"].pools(losses[arm].mean()) for arm in arms)
+            least = 2 ** np.floor(min(0, np.log2(least)))
             for (name, law), style in zip(fitted.items(), ("-", ":")):
-                axis.plot(along, law.loss(along), style, color="black", linewidth=1, label=f"{name} law")
-            for number, (name, level) in enumerate(levels.items()):
-                axis.axhline(level, color=f"C{number}", linewidth=1.2, label=name)
-            axis.set_xticks(x, [f"{pool:g}" for pool in x], minor=False)
+                within, beyond = np.geomspace(x[0], x[-1], 50), np.geomspace(least, x[0], 50)
+                axis.plot(within, law.loss(within), style, color="black", linewidth=1, label=f"{name} law")
+                axis.plot(beyond, law.loss(beyond), style, color="black", linewidth=1, alpha=0.4)
+
+            # A recipe's effective pool lies where its level meets a law.
+            for arm in arms:
+                level, colour = losses[arm].mean(), COLOURS[arm.recipe]
+                style = "-" if arm.rho else "--"
+                axis.axhline(level, color=colour, linestyle=style, linewidth=1.2, label=str(arm))
+                axis.plot(fitted["power"].pools(level), level, "o", color=colour, markersize=5)
+            ticks = 2.0 ** np.arange(np.log2(least), np.log2(x[-1]) + 1)
+            axis.set_xticks(ticks, [str(Fraction(tick)) for tick in ticks], minor=False)
             axis.set_xticks([], minor=True)
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from experiments.statistics import slope
+
 
 class PowerLaw(NamedTuple):
     """The paper's L(x) = A·x^(−B) + C, x in pools."""
@@ -37,9 +39,8 @@ class LogLaw(NamedTuple):
 
 def line(x: ndarray, y: ndarray) -> tuple[float, float]:
     """Fit y = slope·x + constant by least squares."""
-    centred = x - x.mean()
-    slope = centred @ y / (centred @ centred)
-    return slope, y.mean() - slope * x.mean()
+    rise = slope(x, y)
+    return rise, y.mean() - rise * x.mean()
 
 
 def fit_log(x: ndarray, losses: ndarray) -> LogLaw:
@@ -54,8 +55,8 @@ def fit_power(x: ndarray, losses: ndarray) -> PowerLaw:
     for _ in range(3):
         fits = []
         for B in exponents:
-            slope, constant = line(x ** -B, losses)
-            fits.append(PowerLaw(slope, B, constant))
+            A, C = line(x ** -B, losses)
+            fits.append(PowerLaw(A, B, C))
         misses = [np.sum((fit.loss(x) - losses) ** 2) for fit in fits]
         best = int(np.argmin(misses))
         exponents = np.geomspace(exponents[max(best - 1, 0)], exponents[min(best + 1, 500)], 501)

@@ -16,6 +16,8 @@ CORPORA = {     # generic, target, and what is fine-tuned on later
 STRETCHES = (1, 1.125, 1.25, 1.5, 2, 3, 4, 8)                # 1/(1 − ρ) of fine-tuning; the paper ends at 4
 MID_STRETCHES = (1, 2, 4, 8)                                 # and of mid-training
 ALPHAS = (1, 0.5, 0.25, 0.125)
+USUAL_DECAY = 0.1                                            # share of all steps over which the rate falls
+DECAYS = "{0,0.05,0.1,0.2,0.5,0.99}"                         # those that the paper tried, without replay
 POOLS = (1, 2, 4, 8, 16)                                     # of the reference runs, times the recipes' pool
 STAGE_3 = "finetune --ft $ft $stage3"
 
@@ -83,14 +85,22 @@ def mid_training(budget: Budget) -> list[str]:
     for alpha, stretch in itertools.product(ALPHAS, MID_STRETCHES):
         parts = split(budget, budget.repeats, stretch, alpha)
         left = (parts.generic2 + parts.target2) // budget.batch
-        lines.append(f"{stage1(budget, parts)} $stable --leave {left} "
+        lines.append(f"{stage1(budget, parts)} $warmed --decay {USUAL_DECAY} --leave {left} "
                      f"| {stage2(budget, parts)} --go-on | {STAGE_3}")
     return lines
 
 
+def decays(budget: Budget) -> list[str]:
+    """Plan mid-training without replay at every decay that the paper tried on it."""
+    parts = split(budget, budget.repeats)
+    return [f"{stage1(budget, parts)} $warmed --decay {DECAYS} --leave {parts.target2 // budget.batch} "
+            f"| {stage2(budget, parts)} --go-on"]
+
+
 def tied(budget: Budget) -> list[str]:
     """Plan mid-training's schedule with the target spread evenly over all steps, which the paper has not."""
-    return [f"{stage1(budget, split(budget, budget.repeats, alpha=0))} $stable | {STAGE_3}"]
+    parts = split(budget, budget.repeats, alpha=0)
+    return [f"{stage1(budget, parts)} $warmed --decay {USUAL_DECAY} | {STAGE_3}"]
 
 
 def reference(budget: Budget) -> list[str]:
@@ -107,6 +117,7 @@ BUDGETS = {
     "toy": Budget(steps=512, batch=32, context=128, pool=128, tuning_repeats=8, repeats=4),
     "135m": Budget(steps=1024, batch=1024, context=4096, pool=1024, tuning_repeats=64, repeats=32),
 }
+DECAYED = {preset: decays(budget) for preset, budget in BUDGETS.items()}
 SHARES = {preset: [*fine_tuning(budget), *mid_training(budget)] for preset, budget in BUDGETS.items()}
 EFFICIENCY = {preset: [*SHARES[preset], *tied(budget), *reference(budget)]
               for preset, budget in BUDGETS.items()}
@@ -120,7 +131,7 @@ SETTINGS = {
         "model": "--batch 32",
         "cosine": "--lr 3e-3 --min-lr 0 --warmup 5",
         "reference": "--lr 3e-3 --min-lr 0 --warmup 5",
-        "stable": "--lr 3e-3 --min-lr 0 --warmup 5 --decay 0.1",
+        "warmed": "--lr 3e-3 --min-lr 0 --warmup 5",
         "tuned": "--lr 5e-3 --min-lr 0 --warmup 5",
         "at_end": "--batch 32 --eval-every 100k",
         "stage3": "--lr 3e-4"},
@@ -128,7 +139,7 @@ SETTINGS = {
         "model": "--layers 6 --width 512 --mlp 1792 --heads 8 --kv-heads 8 --context 4096 --batch 1024",
         "cosine": "--lr 1e-3 --min-lr 0 --warmup 10",
         "reference": "--lr 3e-3 --min-lr 0 --warmup 10",
-        "stable": "--lr 3e-3 --min-lr 0 --warmup 10 --decay 0.1",
+        "warmed": "--lr 3e-3 --min-lr 0 --warmup 10",
         "tuned": "--lr 3e-4 --min-lr 0 --warmup 10",
         "at_end": "--batch 1024 --eval-every 100k",
         "stage3": "--batch 128 --lr 5e-5"},

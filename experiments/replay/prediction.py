@@ -1,10 +1,8 @@
 """The figure of a linear model's prediction: how the best share of replay and its worth depend on the pool.
 
-With n noisy target samples in d dimensions, noise σ² and a distance b = |θ_target − θ_generic|², linear
-regression that replays a share ρ until it converges has the risk (1 − ρ)²v + ρ²b, v = σ²d/n, if the samples
-are orthogonal: replay is ridge regression towards the generic model. So
-ρ* = v/(v + b) = n₀/(n + n₀) with n₀ = σ²d/b, and replay is worth n₀ samples whatever n is: the multiplier is
-M = 1 + n₀/n = 1/(1 − ρ*). A multiplier here is of the pool that fine-tuning without replay would need.
+For a pool of n the best share is ρ* = n₀/(n + n₀), and replay is worth n₀ samples whatever n is: the
+multiplier is M = 1 + n₀/n = 1/(1 − ρ*) (README.md says why). M is of the pool that fine-tuning without replay
+would need.
 """
 
 from collections.abc import Sequence
@@ -15,10 +13,10 @@ from numpy import ndarray
 
 from experiments.points import Point, distinct, having
 from experiments.replay.efficiency import line_up
-from experiments.statistics import estimate, verdict, vertex
+from experiments.statistics import estimate, slope, verdict, vertex
 from run.files import UserError
 
-TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1
+TOLERANCE = 0.25                             # within which M(1 − ρ*) is 1, and the slope of ln(M − 1) is −1
 LEAST_SHARE = 0.25                           # that ρ* must have for that to say anything
 
 
@@ -35,7 +33,7 @@ class Optimum(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """A figure of ρ* and of M(1 − ρ*) against the pool, a row of two panels a pipeline."""
+    """A figure of ρ*, M(1 − ρ*) and M − 1 against the pool, a row of panels a pipeline."""
     losses: Sequence[str]                    # the target's
 
     def select(self, points: list[Point]) -> list[Point]:
@@ -44,10 +42,10 @@ class Prediction(NamedTuple):
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels."""
-        return len(distinct(points, "pipeline")), 2
+        return len(distinct(points, "pipeline")), 3
 
     def verdicts(self, points: list[Point]) -> list[list[str]]:
-        """Judge both predictions in every pipeline: rows of `drawing.VERDICTS`. Raises as `line_up`."""
+        """Judge all predictions in every pipeline: rows of `drawing.VERDICTS`. Raises as `line_up`."""
         rows = []
         for pipeline in distinct(points, "pipeline"):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
@@ -67,60 +65,73 @@ class Prediction(NamedTuple):
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
-        """Draw what was measured, and the prediction with n₀ at the middle pool of those within the runs."""
-        for pipeline, (left, right) in zip(distinct(points, "pipeline"), axes):
+        """Draw what was measured, and the prediction, its n₀ the mean of those that the best shares say."""
+        from matplotlib.ticker import LogLocator             # imported when needed, as in drawing.py
+        for pipeline, row in zip(distinct(points, "pipeline"), axes):
             found = optimum(having(points, pipeline=pipeline), self.losses[0])
-            within = found.within()
+            known = found.pools * found.rho / (1 - found.rho)
+            known = known[~np.isnan(known)]
+            n0 = known.mean() if len(known) else np.nan
+            along = np.geomspace(found.pools[0], found.pools[-1], 50)
 
-            # n₀ is fitted to the best share of one pool: the dashed line is what the model makes of it.
-            if len(within.pools):
-                middle = len(within.pools) // 2
-                rho = within.rho[:, middle].mean()
-                n0 = within.pools[middle] * rho / (1 - rho)
-                along = np.geomspace(found.pools[0], found.pools[-1], 50)
-                left.plot(along, n0 / (along + n0), "--", color="black", label="linear model")
-
-            # On the left where the best share lies, on the right whether it tells what replay is worth.
-            right.axhline(1, linestyle="--", color="black")
-            named = [(left, found.rho, "best share of replay ρ*"),
-                     (right, found.multiplier * (1 - found.rho), "M(1 − ρ*)")]
-            for axis, by_seed, name in named:
-                axis.plot(found.pools, by_seed.T, ".", color="grey")
-                axis.plot(found.pools, by_seed.mean(axis=0), "o-", color="#e87b14", label="measured")
-                axis.set(title=pipeline, xscale="log", xlabel="target data (tokens)", ylabel=name)
+            # Where the best share lies, whether it tells what replay is worth, and how that falls.
+            drawn = [(found.rho, n0 / (along + n0), "best share of replay ρ*", "linear"),
+                     (found.multiplier * (1 - found.rho), np.ones(50), "M(1 − ρ*)", "linear"),
+                     (found.multiplier - 1, n0 / along, "M − 1", "log")]
+            for axis, (by_seed, predicted, name, scale) in zip(row, drawn):
+                axis.plot(along, predicted, "--", color="black", label="linear model, n₀ by ρ*")
+                axis.plot(found.pools, by_seed.T, ".", color="grey", label="a seed")
+                axis.plot(found.pools, by_seed.mean(axis=0), "o-", color="#e87b14", label="mean over seeds")
+                axis.set(title=pipeline, xscale="log", yscale=scale, xlabel="target data (tokens)",
+                         ylabel=name)
                 axis.set_xticks(found.pools, [f"{pool:,.0f}" for pool in found.pools])
                 axis.set_xticks([], minor=True)
+            row[-1].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}",
+                              minor_formatter="")
 
 
 def judge(pipeline: str, found: Optimum) -> list[list[str]]:
-    """Judge both predictions in one pipeline: rows of `drawing.VERDICTS`.
+    """Judge all predictions in one pipeline: rows of `drawing.VERDICTS`.
 
-    They are of all pools: where one lies beyond what was run, what the others say is told, and can refute the
-    first but show neither.
+    They are of all pools: where one lies beyond what was run, the others can refute the first and the last but
+    show neither, and how much less replay is worth on the largest than on the smallest needs those two.
     """
     within = found.within()
-    worth, falling = "replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool"
+    claims = ("replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool",
+              "what it adds falls as 1/pool")
     if len(within.pools) < 2:
         why = "of fewer than two pools ρ* and M lie within what was run"
-        return [[claim, pipeline, why, "–", "not judged"] for claim in (worth, falling)]
+        return [[claim, pipeline, why, "–", "not judged"] for claim in claims]
+    missing = len(within.pools) < len(found.pools)
+    on = f", on {len(within.pools)} of {len(found.pools)} pools" if missing else ""
 
-    # What must hold on every pool is judged where it holds least.
-    off = np.abs(within.multiplier * (1 - within.rho) - 1).max(axis=1)
-    near = estimate(TOLERANCE - off)
-
-    # Without replay's gain ρ* is 0 and M is 1, and the prediction holds of nothing.
+    # What must hold on every pool is judged where it holds least. Without replay's gain ρ* is 0 and M is 1,
+    # and it holds of nothing.
+    near = estimate(TOLERANCE - np.abs(within.multiplier * (1 - within.rho) - 1).max(axis=1))
     replays = estimate(within.rho.min(axis=1) - LEAST_SHARE)
-    measured = f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, ρ* − {LEAST_SHARE}: {replays:.3f}"
+    worth = [f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, ρ* − {LEAST_SHARE}: {replays:.3f}{on}",
+             f"{near.shown_p()}, {replays.shown_p()}",
+             left_open(verdict(near, replays), missing and not near.high < 0)]
+
+    # How much less it is worth on the largest pool than on the smallest needs those two.
     falls = estimate(within.multiplier[:, 0] - within.multiplier[:, -1])
-    ends = "M at {:,.0f} tokens − at {:,.0f}".format(within.pools[0], within.pools[-1])
-    holds, does_fall = verdict(near, replays), verdict(falls)
-    if len(within.pools) < len(found.pools):
-        measured += f", on {len(within.pools)} of {len(found.pools)} pools"
-        does_fall = "not judged"
-        if not near.high < 0:
-            holds = "not judged"
-    return [[worth, pipeline, measured, f"{near.shown_p()}, {replays.shown_p()}", holds],
-            [falling, pipeline, f"{ends}: {falls:.3f}", falls.shown_p(), does_fall]]
+    end_missing = found.pools[0] < within.pools[0] or found.pools[-1] > within.pools[-1]
+    less = ["M at {:,.0f} tokens − at {:,.0f}: ".format(within.pools[0], within.pools[-1]) + f"{falls:.3f}",
+            falls.shown_p(), left_open(verdict(falls), end_missing)]
+
+    # Where replay is worth nothing, M − 1 has no logarithm.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = slope(np.log(within.pools), np.log(within.multiplier - 1))
+    slopes[~np.isfinite(slopes)] = np.nan
+    inverse = estimate(TOLERANCE - np.abs(slopes + 1))
+    adds = [f"{TOLERANCE} − |slope + 1| of ln(M − 1) in ln n: {inverse:.3f}{on}", inverse.shown_p(),
+            left_open(verdict(inverse), missing and not inverse.high < 0)]
+    return [[claim, pipeline, *told] for claim, told in zip(claims, (worth, less, adds))]
+
+
+def left_open(found: str, is_open: bool) -> str:
+    """Withhold a verdict that what is missing could change."""
+    return "not judged" if is_open else found
 
 
 def optimum(points: list[Point], loss: str) -> Optimum:
