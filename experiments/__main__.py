@@ -120,21 +120,25 @@ def folder_of(paper: ModuleType) -> str:
 def figures_asked_for(args: Namespace, papers: dict[str, ModuleType]) -> list[str]:
     """List the figures to be made, all that the preset has of a paper; raises UserError if there is none."""
     planned = sorted(name for name, paper in papers.items()
-                     if paper.FIGURES[name].plan and args.preset in paper.CORPORA)
+                     if paper.FIGURES[name].plan and grid(args) in paper.SETTINGS)
     if args.name in planned:
         return [args.name]
     if args.name not in papers:
         of_paper = [name for name in planned if args.name in ("all", folder_of(papers[name]))]
         if not of_paper:
-            raise UserError(f"{args.name} has no plan for --preset {args.preset}")
+            raise UserError(f"{args.name} has no plan for {grid(args)}")
         return of_paper
 
     # There is no plan at all, or none at this size.
     paper = papers[args.name]
     if not paper.FIGURES[args.name].plan:
         raise UserError(f"{args.name} is of runs that are there, name them with --runs")
-    raise UserError(f"{args.name} has no plan for --preset {args.preset}, only for "
-                    f"{' '.join(paper.CORPORA)}")
+    raise UserError(f"{args.name} has no plan for {grid(args)}, only for {', '.join(paper.SETTINGS)}")
+
+
+def grid(args: Namespace) -> str:
+    """Name the grid that is asked for, as plans do: the preset's, or that with fewer points."""
+    return f"{args.preset} quick" if args.quick else args.preset
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -148,6 +152,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     # At which size, of what, how often, and by how many at once.
     parser.add_argument("--preset", choices=pretrain.DEFAULTS["preset"], default="toy",
                         help="grid and model [toy]")
+    parser.add_argument("--quick", action="store_true",
+                        help="fewer points of it, a quarter of an hour a seed (replay, overtraining)")
     parser.add_argument("--corpora", nargs="+", metavar="CORPUS",
                         help="your own for the paper's: D_pre, D_post, D_ft and a second D_ft, for instance")
     parser.flag("seeds", positive, "everything N times, with seeds 1 to N [1]", metavar="N", default=1)
@@ -209,8 +215,8 @@ def runs_of(paper: ModuleType, name: str, args: Namespace, seeds: int, root: Pat
     if args.only != "draw":
         for corpus in corpora.values():
             find_source(corpus)                          # what is not there is said now, not at its turn
-    lines = paper.FIGURES[name].lines(args.preset)
-    return plan(lines, args.preset, paper.SETTINGS[args.preset], corpora, seeds, root)
+    lines = paper.FIGURES[name].lines(grid(args))
+    return plan(lines, args.preset, paper.SETTINGS[grid(args)], corpora, seeds, root)
 
 
 def print_commands(runs: list[Planned], which: str, processes: int) -> None:

@@ -37,15 +37,15 @@ class Kind(Protocol):
 class Figure(NamedTuple):
     """What a paper hands to the machinery: the runs of a figure, and what is drawn and said of them."""
     title: str
-    plan: Sequence[str] | dict[str, Sequence[str]]   # lines of chains, as `sweep` reads them, or by preset
+    plan: Sequence[str] | dict[str, Sequence[str]]   # lines of chains, as `sweep` reads them, or by grid
     kind: Kind
     chains: Sequence[tuple[str, ...]]        # stages of each kind of chain; the losses of the last are drawn
     describe: Callable[[list[dict]], dict]   # a lineage → the settings that set its run apart
     panel: tuple[float, float] = (3.4, 3.0)  # width and height in inches: as in a paper's column
 
-    def lines(self, preset: str) -> Sequence[str]:
-        """Give the lines of the plan for a preset."""
-        return self.plan[preset] if isinstance(self.plan, dict) else self.plan
+    def lines(self, grid: str) -> Sequence[str]:
+        """Give the lines of the plan for a grid: a preset, or "toy quick"."""
+        return self.plan[grid] if isinstance(self.plan, dict) else self.plan
 
 
 def draw(name: str, figure: Figure, runs: Sequence[Path], picture: Path) -> list[list[str]]:

@@ -61,13 +61,14 @@ def refuse_unfit_mps() -> None:
 
 
 def pick_dtype(name: str | None, device: torch.device) -> str:
-    """Find the named precision of autocast, or the device's default: bfloat16 on CUDA, else float32.
+    """Find the named precision of autocast, or the default: bfloat16 where CUDA has it, else float32.
 
     Raises UserError if the device cannot be trusted with it.
     """
     if (device.type, name) == ("mps", "bfloat16"):      # torch's issue 195910: a token sees those after it
         raise UserError("mps computes attention wrongly in bfloat16, use --dtype float32")
-    return name or ("bfloat16" if device.type == "cuda" else "float32")
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return name or ("bfloat16" if has_bfloat16 else "float32")
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:

@@ -130,7 +130,7 @@ def add_device_flags(parser: Parser) -> None:
     """Add --device and --dtype."""
     parser.flag("device", str, "cpu, cuda, cuda:1, mps [a GPU if there is one: cuda, else mps]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),
-                        help="of autocast [bfloat16 on CUDA, else float32]")
+                        help="of autocast [bfloat16 where CUDA has it, else float32]")
 
 
 def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:

@@ -57,9 +57,18 @@ def test_a_paper_is_every_figure_that_it_plans_and_no_run_twice(experiments):
     assert len(lines) == len(outs) and {line.split(" --out ")[1].split()[0] for line in lines} == outs
 
 
+@pytest.mark.parametrize("paper", ["replay", "overtraining"])
+def test_a_quick_grid_is_a_part_of_the_whole(experiments, paper):
+    """So that what it ran is not run again."""
+    whole, quick = (set(experiments(f"{paper} --list {more}").out.splitlines()) for more in ("all", "all --quick"))
+    assert quick < whole
+    run = experiments("fig3a --quick")
+    assert (run.status, run.err) == (2, "error: fig3a has no plan for toy quick, only for toy, 30m, 135m, 1b\n")
+
+
 @pytest.mark.parametrize("settings, message", [
     ("fig9", "invalid choice: 'fig9'"), ("fig2 --corpora web musik chem chat --list", "no corpus 'musik'"),
-    ("replay --preset 1b", "replay has no plan for --preset 1b"),
+    ("replay --preset 1b", "replay has no plan for 1b"),
     ("fig2 --jobs 0", "at least 1"), ("fig3a --out a/tunes.txt", "cannot write"),
     ("frontier", "frontier is of runs that are there, name them with --runs"),
     ("frontier --list", "name them with --runs"), ("frontier --only draw", "name them with --runs"),

@@ -232,6 +232,12 @@ def test_what_mps_lacks_is_one_line(monkeypatch, machine, says):
         pick_device("mps")
 
 
+@pytest.mark.parametrize("has_it, dtype", [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_that_only_emulates_bfloat16_is_not_given_it(monkeypatch, has_it, dtype):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or has_it)
+    assert pick_dtype(None, torch.device("cuda")) == dtype
+
+
 def test_mps_is_not_trusted_with_bfloat16():
     assert pick_dtype(None, torch.device("mps")) == "float32"
     with pytest.raises(UserError, match="use --dtype float32"):

@@ -199,7 +199,8 @@ TUNED = against_budget(
 EXPOSED = Curves(
     dial="lam", symbol="λ", series="rate", name_series=lambda rate: f"post-trained at rate {rate:g}",
     panels=("L_post", "ΔL_post"), losses=("L_im", "L_post", "ΔL_post", "ΔL_pre"), falls="ΔL_post",
-    colour=TEAL, belongs=lambda point: point["gamma"] > 0, judge=judge_exposed, judge_together=judge_at_equal_loss)
+    colour=TEAL, belongs=lambda point: point["gamma"] > 0, judge=judge_exposed,
+    judge_together=judge_at_equal_loss)
 
 
 def figure(name: str, title: str, kind: Curves, chains: list[tuple[str, ...]],

@@ -48,3 +48,6 @@ SETTINGS = {    # 135m and 1b: the successor's 20M and 150M, at the paper's budg
         "stage2": "--lr {2e-5,5e-5,1e-4}",
         "exposed_gammas": "{0.1,0.2}"},
 }
+SETTINGS["toy quick"] = SETTINGS["toy"] | {
+    "budgets": "{16M,8M,4M,2M,1M}", "gammas": "{0,0.1,0.2}", "rates": "{3e-4,3e-3}",
+    "stage2": "--lr {5e-4,2e-3}"}

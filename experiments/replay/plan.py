@@ -79,10 +79,11 @@ def fine_tuning(budget: Budget, stretches: Sequence[float] = STRETCHES, pools: f
     return lines
 
 
-def mid_training(budget: Budget) -> list[str]:
+def mid_training(budget: Budget, alphas: Sequence[float] = ALPHAS,
+                 stretches: Sequence[float] = MID_STRETCHES) -> list[str]:
     """Plan one schedule and one optimizer over both stages: one chain per ρ and α."""
     lines = []
-    for alpha, stretch in itertools.product(ALPHAS, MID_STRETCHES):
+    for alpha, stretch in itertools.product(alphas, stretches):
         parts = split(budget, budget.repeats, stretch, alpha)
         left = (parts.generic2 + parts.target2) // budget.batch
         lines.append(f"{stage1(budget, parts)} $warmed --decay {USUAL_DECAY} --leave {left} "
@@ -90,10 +91,10 @@ def mid_training(budget: Budget) -> list[str]:
     return lines
 
 
-def decays(budget: Budget) -> list[str]:
-    """Plan mid-training without replay at every decay that the paper tried on it."""
+def decays(budget: Budget, choice: str = DECAYS) -> list[str]:
+    """Plan mid-training without replay at every decay that the paper tried on it, or some."""
     parts = split(budget, budget.repeats)
-    return [f"{stage1(budget, parts)} $warmed --decay {DECAYS} --leave {parts.target2 // budget.batch} "
+    return [f"{stage1(budget, parts)} $warmed --decay {choice} --leave {parts.target2 // budget.batch} "
             f"| {stage2(budget, parts)} --go-on"]
 
 
@@ -117,15 +118,30 @@ BUDGETS = {
     "toy": Budget(steps=512, batch=32, context=128, pool=128, tuning_repeats=8, repeats=4),
     "135m": Budget(steps=1024, batch=1024, context=4096, pool=1024, tuning_repeats=64, repeats=32),
 }
-DECAYED = {preset: decays(budget) for preset, budget in BUDGETS.items()}
-SHARES = {preset: [*fine_tuning(budget), *mid_training(budget)] for preset, budget in BUDGETS.items()}
-EFFICIENCY = {preset: [*SHARES[preset], *tied(budget), *reference(budget)]
-              for preset, budget in BUDGETS.items()}
 # Smaller pools are replayed more; the largest, without replay, are there to read off what replay is worth.
 POOLED = {0.5: (1, 2, 4, 8, 16), 1: STRETCHES, 2: (1, 2, 4), 4: (1,), 8: (1,)}
-PREDICTION = {preset: [line for pools, stretches in POOLED.items()
-                       for line in fine_tuning(budget, stretches, pools)]
-              for preset, budget in BUDGETS.items()}
+QUICK_POOLED = {0.5: (1, 2, 4, 8), 1: (1, 2, 4), 2: (1, 2, 4), 4: (1,)}
+
+
+def pooled(budget: Budget, stretches: dict[float, Sequence[float]] = POOLED) -> list[str]:
+    """Plan fine-tuning on pools of several sizes: one chain per pool and ρ."""
+    return [line for pools, some in stretches.items() for line in fine_tuning(budget, some, pools)]
+
+
+def with_references(budget: Budget, shares: list[str]) -> list[str]:
+    """Plan what shares of replay are read off, too."""
+    return [*shares, *tied(budget), *reference(budget)]
+
+
+SHARES = {preset: [*fine_tuning(budget), *mid_training(budget)] for preset, budget in BUDGETS.items()}
+EFFICIENCY = {preset: with_references(budget, SHARES[preset]) for preset, budget in BUDGETS.items()}
+PREDICTION = {preset: pooled(budget) for preset, budget in BUDGETS.items()}
+DECAYED = {preset: decays(budget) for preset, budget in BUDGETS.items()}
+TOY = BUDGETS["toy"]
+SHARES["toy quick"] = [*fine_tuning(TOY, (1, 2, 4)), *mid_training(TOY, alphas=(1, 0.25), stretches=(1, 8))]
+EFFICIENCY["toy quick"] = with_references(TOY, SHARES["toy quick"])
+PREDICTION["toy quick"] = pooled(TOY, QUICK_POOLED)
+DECAYED["toy quick"] = decays(TOY, "{0,0.1,0.5}")
 SETTINGS = {
     "toy": {
         "model": "--batch 32",
@@ -144,3 +160,4 @@ SETTINGS = {
         "at_end": "--batch 1024 --eval-every 100k",
         "stage3": "--batch 128 --lr 5e-5"},
 }
+SETTINGS["toy quick"] = SETTINGS["toy"]

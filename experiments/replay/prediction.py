@@ -1,7 +1,7 @@
 """The figure of a linear model's prediction: how the best share of replay and its worth depend on the pool.
 
 For a pool of n the best share is ρ* = n₀/(n + n₀), and replay is worth n₀ samples whatever n is: the
-multiplier is M = 1 + n₀/n = 1/(1 − ρ*) (README.md says why). M is of the pool that fine-tuning without replay
+multiplier is M = 1 + n₀/n = 1/(1 − ρ*) (theory/replay.py). M is of the pool that fine-tuning without replay
 would need.
 """
 
@@ -93,8 +93,8 @@ class Prediction(NamedTuple):
 def judge(pipeline: str, found: Optimum) -> list[list[str]]:
     """Judge all predictions in one pipeline: rows of `drawing.VERDICTS`.
 
-    They are of all pools: where one lies beyond what was run, the others can refute the first and the last but
-    show neither, and how much less replay is worth on the largest than on the smallest needs those two.
+    They are of all pools: where one lies beyond what was run, the others can refute the first and the last
+    but show neither. How much less replay is worth on the largest than on the smallest needs those two.
     """
     within = found.within()
     claims = ("replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool",
