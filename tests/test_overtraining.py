@@ -11,7 +11,7 @@ from experiments import cost, early_exposure, overtraining
 from experiments.cost import checkpoint_bytes, model_of, tokens
 from experiments.curves import curve_of
 from experiments.overtraining.claims import (TUNED, at_best_rate, judge_at_equal_loss, judge_growth,
-                                             judge_inflection, judge_tuned)
+                                             judge_inflection, judge_noise, judge_tuned)
 from experiments.sweep import Sweep, plan
 from run.files import UserError
 from tests.finished_runs import finish
@@ -128,6 +128,16 @@ def test_the_best_budget_comes_earlier_at_larger_gamma_or_not():
     assert judge_inflection("γ", {0: curves[0], 0.1: curves[0.1]}) == []              # one size has no trend
 
 
+def test_small_noise_costs_as_its_square_or_not():
+    def curves(power):
+        return {size: (BUDGETS, {"L_pre": np.ones((SEEDS, 4)), "ΔL_pre": np.full((SEEDS, 4), size ** power)})
+                for size in (0, 0.1, 0.2, 0.4)}
+    for power, by_how_much in ((2, 0.25), (2.5, -0.25), (1, -0.75)):
+        claim, is_power, seen = verdicts(judge_noise(curves(power)))[-1]
+        assert (claim, seen) == ("small noise costs as γ²", by_how_much > 0)
+        assert is_power == pytest.approx(by_how_much, abs=1e-6)
+
+
 def run_at(seed, rate, L_ft, tokens=1e6):
     return {"run": "a", "pipeline": "a → b", "tokens": tokens, "rate": rate, "seed": seed, "L_ft": L_ft,
             "L_pre": 2.0}
@@ -224,7 +234,7 @@ def test_noise_against_the_budget(experiments, harm, grows, inside, earlier):
     claims = [f"noise costs more {loss} after more pretraining" for loss in ("L_pre", "L_post", "L_ft")]
     assert seen(text) == {claim: (grows, 4) for claim in claims} | {
         "with noise, the best budget is strictly inside": (inside, 4),
-        "the best budget comes earlier at larger γ": (earlier, 1)}
+        "the best budget comes earlier at larger γ": (earlier, 1), "small noise costs as γ²": (0, 1)}
     assert "| web:66M, without noise | 64M | 1.420 ± 0.010 |" in text
 
 

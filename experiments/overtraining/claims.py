@@ -17,6 +17,7 @@ from experiments.statistics import best_inside, estimate, partial_slope, slope, 
 from run.files import UserError
 
 ORANGE, TEAL = "#c2571a", "#15808a"
+TOLERANCE = 0.25                             # within which the power of γ is 2
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -85,6 +86,21 @@ def judge_inflection(symbol: str, curves: dict[float, Curve]) -> Judged:
     best = [best_budget(*curves[one]) for one in (sizes[0], sizes[-1])]
     return [(f"the best budget comes earlier at larger {symbol}",
              f"doublings of the budget, {symbol} {sizes[0]:g} − {sizes[-1]:g}", estimate(best[0] - best[1]))]
+
+
+def judge_noise(curves: dict[float, Curve]) -> Judged:
+    """Judge the inflection, and the linear networks' law that small noise costs as γ², the power to ¼.
+
+    That is between the two smallest γ, of what they cost on average over the budgets.
+    """
+    judged = judge_inflection("γ", curves)
+    sizes = [one for one in sorted(curves) if one > 0]
+    if len(sizes) < 2:
+        return judged
+    less, more = (curves[one][1]["ΔL_pre"].mean(axis=1) for one in sizes[:2])
+    power = np.log(more / less) / np.log(sizes[1] / sizes[0])
+    return [*judged, ("small noise costs as γ²", f"{TOLERANCE} − |power − 2|, γ {sizes[0]:g} to {sizes[1]:g}",
+                      estimate(TOLERANCE - np.abs(power - 2)))]
 
 
 def best_budget(budgets: ndarray, by_loss: dict[str, ndarray]) -> ndarray:
@@ -187,7 +203,7 @@ NOISE = against_budget(
     series="gamma", name_series=shown_gamma, colour=ORANGE, panels=("L_pre", "ΔL_pre"),
     losses=("L_pre", "ΔL_pre", "L_post", "ΔL_post", "L_ft", "ΔL_ft"),
     judge=partial(judge_growth, "noise", ("ΔL_pre", "ΔL_post", "ΔL_ft")),
-    judge_together=partial(judge_inflection, "γ"))
+    judge_together=judge_noise)
 RATES = against_budget(
     series="rate", name_series=lambda rate: f"fine-tuned at rate {rate:g}", colour=ORANGE,
     panels=("L_pre", "ΔL_pre"), losses=("L_pre", "ΔL_pre", "L_ft"),

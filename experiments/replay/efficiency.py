@@ -157,7 +157,7 @@ def arms_of(losses: Losses, recipe: str) -> list[Arm]:
 
 
 def best(losses: Losses, arms: list[Arm]) -> ndarray:
-    """Take each seed's loss (seeds,) in the arm that is best for the other seeds."""
+    """Take each seed's loss (seeds,) in the arm best for the other seeds; raises UserError of none."""
     if not arms:
         raise UserError("a recipe lacks its run without replay, or all with it, finish its sweep first")
     return at_best_of_others(np.stack([losses[arm] for arm in arms], axis=1))
