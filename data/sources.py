@@ -1,5 +1,6 @@
 """A corpus's name or path → its documents. What kind of corpus it is, is decided here and once."""
 
+import csv
 import gzip
 import json
 import logging
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import zstandard
 
@@ -49,7 +50,8 @@ HUB = {  # the paper names no data sets: these, at these revisions, are our choi
 }
 READERS = {".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv",
            ".parquet": "parquet"}
-BY_LINES = {".txt", ".jsonl", ".ndjson"}   # are read here, all others by `datasets`
+BY_LINES = {".txt", ".jsonl", ".ndjson"}   # these and tables are read here, all others by `datasets`
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
 TRAIN = {"train", "training"}              # words in the names of a data set's files, as for `datasets`
 HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
@@ -129,8 +131,7 @@ class Source:
 
             # A corpus without any text is a mistake, a row without text is told.
             if rows and not used:
-                raise UserError(f"no text field in {self.name} (it has {', '.join(map(str, shown))}), "
-                                "name one with --text-field, several as A+B")
+                raise UserError(no_text(self.name, shown, self.text_field))
 
         # Whatever a reader raises becomes one line.
         except UserError:
@@ -156,8 +157,11 @@ class Source:
         for path in self.files:
             if ending(path) == ".zst":
                 require_whole(path)
-        if not self.hub and {ending(unpacked(path)) for path in self.files} <= BY_LINES:
+        endings = {ending(unpacked(path)) for path in self.files}
+        if not self.hub and endings <= BY_LINES:
             return chain.from_iterable(map(rows_by_lines, self.files))
+        if not self.hub and endings <= DELIMITERS.keys():
+            return chain.from_iterable(map(rows_of_table, self.files))
 
         # Here: what does not need it need not wait seconds for it.
         import datasets
@@ -175,10 +179,8 @@ class Source:
             return chain.from_iterable(stream(builder, split) for builder in builders)
 
         # All files are of one kind, as `local_files` has seen to.
-        kind, names, options = reader(self.files[0]), [str(path) for path in self.files], {}
-        if kind == "tsv":
-            kind, options = "csv", {"sep": "\t"}
-        return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True, **options))
+        kind, names = reader(self.files[0]), [str(path) for path in self.files]
+        return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True))
 
     def _what_is_wrong(self, error: Exception) -> str:
         """Say in one line what a reader raised."""
@@ -191,6 +193,9 @@ class Source:
 
         # Else its first line, or its kind where it says nothing, and a way out.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if self.hub and self.is_local:
+            return (f"cannot read {self.name} as a data set ({reason}), "
+                    "give one of its files, or a folder of those to read")
         if self.hub:
             return (f"cannot read {self.name} from the hub ({reason}), use an embedded corpus "
                     f"({', '.join(embedded.NAMES)}) or a local file instead")
@@ -238,18 +243,9 @@ def hub_set(name: str, folder: Path = Path()) -> HubSet:
 
 
 def is_data_set(root: Path) -> bool:
-    """Tell whether a folder is a clone of a data set with splits or configurations, for `datasets` to read.
-
-    Its card says so, or its files are called train and test or validation.
-    """
-    if not root.is_dir():
-        return False
+    """Tell whether a folder has a card that names configurations or splits, for `datasets` to read."""
     card = root / "README.md"
-    if card.is_file() and "\nconfigs:" in card.read_text(errors="replace"):
-        return True
-    names = [path.name.lower() for path in readable(root)]
-    words = {word for name in names for word in re.split("[-._ 0-9]+", name)}
-    return bool(words & TRAIN and words & HELD_OUT)
+    return card.is_file() and "\nconfigs:" in card.read_text(errors="replace")
 
 
 def local_files(name: str, root: Path) -> tuple[Path, ...]:
@@ -259,7 +255,7 @@ def local_files(name: str, root: Path) -> tuple[Path, ...]:
                         f"{', '.join(HUB)}, or hub:ORG/NAME")
 
     # One reader takes them all; a file that was named must have one, others in a folder need not.
-    files = readable(root) if root.is_dir() else (root,)
+    files = to_train_on(readable(root)) if root.is_dir() else (root,)
     readers = {reader(path) for path in files}
     if len(readers) != 1 or None in readers:
         found = "files of several kinds" if len(readers) > 1 else "nothing"
@@ -268,9 +264,18 @@ def local_files(name: str, root: Path) -> tuple[Path, ...]:
     return files
 
 
+def to_train_on(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Leave out what is held out where files are called train and test or validation; else keep all."""
+    words = {path: set(re.split("[-._ 0-9]+", path.name.lower())) for path in files}
+    train = tuple(path for path in files if words[path] & TRAIN)
+    held_out = any(words[path] & HELD_OUT for path in files)
+    return train if train and held_out else files
+
+
 def readable(root: Path) -> tuple[Path, ...]:
-    """List the files in a folder that a reader takes, sorted; none where there is no folder."""
-    return tuple(sorted(path for path in root.rglob("*") if reader(path) and path.is_file()))
+    """List a folder's files that a reader takes, hidden ones aside, sorted; none where there is no folder."""
+    files = (path for path in root.rglob("*") if reader(path) and path.is_file())
+    return tuple(sorted(path for path in files if "/." not in f"/{path.relative_to(root)}"))
 
 
 def reader(path: Path) -> str | None:
@@ -293,7 +298,7 @@ def rows_by_lines(path: Path) -> Iterator[dict]:
 
     Not by `datasets`, which holds a long row several times over and refuses a file for half a surrogate pair.
     """
-    with UNPACK.get(ending(path), open)(path, "rt", encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         # An empty line ends a document; as text, LF, CR LF and CR are one and the same.
         if reader(path) == "text":
             for is_empty, lines in groupby(file, lambda line: line == "\n"):
@@ -314,6 +319,37 @@ def rows_by_lines(path: Path) -> Iterator[dict]:
             yield row
 
 
+def rows_of_table(path: Path) -> Iterator[dict]:
+    """Read the rows of a .csv or .tsv file, packed or not; raises ValueError if one is none.
+
+    An empty cell is an empty text, one that lacks at a row's end is no field. Not by `datasets`, for which
+    numbers and what looks like NA are no text.
+    """
+    # A document may be long, and have line ends; but where a quote lacks, all that follows would be one.
+    csv.field_size_limit(2 ** 31 - 1)                      # the most that every platform takes
+    with open_text(path, newline="") as file:
+        table = csv.reader(file, delimiter=DELIMITERS[ending(unpacked(path))], strict=True)
+
+        # Of a row that is wrong its first line is named: there a quote lacks, wherever the next one is.
+        names, number = [], 1
+        try:
+            for cells in table:
+                if not names:
+                    names = cells
+                elif len(cells) > len(names):
+                    raise csv.Error(f"{len(cells)} cells, but {len(names)} in the header")
+                elif cells:                                # else an empty line
+                    yield dict(zip(names, cells))
+                number = table.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"line {number} of {path.name}: {error}") from error
+
+
+def open_text(path: Path, newline: str | None = None) -> IO[str]:
+    """Open a file, packed or not, as text."""
+    return UNPACK.get(ending(path), open)(path, "rt", encoding="utf-8-sig", newline=newline)
+
+
 def require_whole(path: Path) -> None:
     """Raise EOFError if a .zst file is cut off: reading it would end there as if that were all."""
     frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
@@ -330,16 +366,18 @@ def require_whole(path: Path) -> None:
 
 
 def find_fields(row: dict, text_field: str | None) -> tuple[str, ...] | None:
-    """Decide which fields of `row` make up a document, of text or of messages; None if it has neither.
-
-    What is named comes first, but is not all: D_pre and D_post share the flag.
-    """
-    named = [tuple(text_field.split("+"))] if text_field else []
-    for fields in named + TEXT_FIELDS:
+    """Decide which fields of `row` make up a document, of text or of messages; None if it has neither."""
+    for fields in text_fields(text_field):
         values = [row.get(field) for field in fields]
         if all(isinstance(value, str) for value in values) or all(map(is_chat, values)):
             return fields
     return None
+
+
+def text_fields(text_field: str | None) -> list[tuple[str, ...]]:
+    """List the fields to look for: what is named, and then others, for D_pre and D_post share the flag."""
+    named = [tuple(text_field.split("+"))] if text_field else []
+    return named + TEXT_FIELDS
 
 
 def is_chat(value: object) -> bool:
@@ -355,10 +393,22 @@ def read_message(message: object) -> tuple[str, str] | None:
     if not isinstance(message, dict):
         return None
     for who, what in (("role", "content"), ("from", "value")):
-        role, said = message.get(who), message.get(what)
+        role, said = message.get(who), join_content(message.get(what))
         if isinstance(role, str) and isinstance(said, str):
             return ROLES.get(role, role), said.strip()
     return None
+
+
+def join_content(content: object) -> object:
+    """Join a list of parts of text, as the template in hf/folder.py does; return all else as it is."""
+    if isinstance(content, list) and all(map(is_text_part, content)):
+        return "".join(part["text"] for part in content)
+    return content
+
+
+def is_text_part(part: object) -> bool:
+    """Tell whether a part of a message is text, not a picture or a call of a tool."""
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def join_fields(row: dict, fields: tuple[str, ...]) -> Text:
@@ -406,6 +456,15 @@ def within(spans: Iterable[tuple[int, int]], start: int, end: int) -> Spans:
 def mend(text: str) -> tuple[str, int]:
     """Replace halves of surrogate pairs by U+FFFD; returns how many there were, too."""
     return (text, 0) if text.isascii() else HALF_PAIR.subn("\ufffd", text)
+
+
+def no_text(name: str, row: dict, text_field: str | None) -> str:
+    """Say what is wrong with a corpus no row of which has text, by one of them."""
+    for fields in text_fields(text_field):
+        if row.keys() >= set(fields):
+            return (f"no text in {'+'.join(fields)} of {name} (null, numbers, pictures, calls of tools are "
+                    "none), give some or name other fields with --text-field")
+    return f"no text field in {name} (it has {', '.join(row)}), name one with --text-field, several as A+B"
 
 
 def empty(name: str) -> str:

@@ -346,8 +346,9 @@ def with_completion(documents: Iterator[Document], name: str) -> Iterator[Docume
     total = without = 0
     for document in documents:
         if document.completion is None:
-            raise UserError(f"{name} marks no completion, give rows of messages or of several fields "
-                            "(prompt + completion), or --loss-on all")
+            raise UserError(f"{name} marks no completion, give rows of messages or of several fields (beside "
+                            "text, name them in the stage that reads it first: --text-field "
+                            "instruction+input+output), or --loss-on all")
         total += 1
         without += not document.completion
         yield document

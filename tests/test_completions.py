@@ -96,6 +96,22 @@ def test_a_corpus_that_marks_no_completion_is_refused_in_one_line(tmp_path, rows
     assert "\n" not in str(error.value) and not token_files(tmp_path / "tokens")
 
 
+def test_fields_beside_a_text_have_a_completion_once_they_are_named(tmp_path):
+    """Alpaca's own layout: the refusal says how."""
+    row = {"instruction": "Add.", "input": "1 2", "text": "Below is an instruction: Add. 1 2"}
+    rows = [row | {"output": f"{number}"} for number in range(99)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path, folder = str(tmp_path / "a.jsonl"), tmp_path / "tokens"
+    with pytest.raises(UserError, match="marks no completion, give .*: --text-field ") as error:
+        open_corpus("ft", find_source(path), BYTES, folder=folder, loss_on="completion")
+    named = str(error.value).partition("--text-field ")[2].partition(")")[0]
+    for fields, prompt in ((named, b"Add.\n1 2\n"), ("instruction+output", b"Add.\n")):
+        corpus = open_corpus("ft", find_source(path, fields), BYTES, folder=folder, loss_on="completion")
+        texts = bytes(corpus.train.tolist()).split(b"\xff")
+        counted = bytes(corpus.train[corpus.train_mask].tolist()).split(b"\xff")
+        assert texts == [prompt + output for output in counted[:-1]] + [b""] and len(texts) > 80
+
+
 def test_documents_without_a_completion_are_counted_and_told(tmp_path, capsys):
     rows = [{"prompt": f"P{number}", "completion": "C" * (number % 3)} for number in range(99)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -241,8 +241,11 @@ def test_transformers_writes_messages_as_token_files_have_them(tmp_path):
     text, spans = join_fields({"messages": messages}, ("messages",))
     whole = theirs.apply_chat_template(messages, return_dict=False)
     assert whole == [*load_tokenizer("bytes").encode_ordinary(text), 255]
-    in_parts = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in messages]
+    halves = [(said[:3], said[3:]) for _, said in turns]
+    parts = [[{"type": "text", "text": text} for text in both] for both in halves]
+    in_parts = [one | {"content": content} for one, content in zip(messages, parts)]
     assert theirs.apply_chat_template(in_parts, return_dict=False) == whole
+    assert join_fields({"messages": in_parts}, ("messages",)) == (text, spans)
     prompt = theirs.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     assert prompt == text[:spans[-1][0]]
 

@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import io
 import json
+import re
 import sys
 from pathlib import Path
 from random import Random
@@ -23,18 +25,25 @@ BYTES = load_tokenizer("bytes")
 
 def write(path: Path, rows: list[dict]) -> str:
     """Rows in the format that the path's name says."""
-    if ".parquet" in path.name:
+    kind = path.name.lower().split(".")[1]
+    if kind == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix.lower() in (".csv", ".tsv"):
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows(rows)
+    elif kind in ("csv", "tsv"):
+        pack(path, as_table(rows, {"csv": ",", "tsv": "\t"}[kind]).encode())
     else:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         text = {"txt": "\n\n".join(row.get("text", "") for row in rows), "json": json.dumps(rows)}
-        pack(path, text.get(path.name.lower().split(".")[1], lines).encode())
+        pack(path, text.get(kind, lines).encode())
     return str(path)
+
+
+def as_table(rows: list[dict], delimiter: str) -> str:
+    """Rows below a header, quoted where they need to be; lines end in CR LF."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, rows[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
 
 
 def pack(path: Path, content: bytes) -> str:
@@ -73,9 +82,32 @@ def test_a_source_has_another_version_when_its_documents_may_differ(tmp_path):
 # ---- reading
 
 @pytest.mark.parametrize("ending", ("txt txt.gz jsonl jsonl.gz jsonl.zst ndjson json csv tsv parquet "
-                                    "TXT JSONL NDJSON.GZ jsonl.ZST JSON.GZ CSV").split())
+                                    "csv.gz tsv.zst TXT JSONL NDJSON.GZ jsonl.ZST JSON.GZ CSV TSV CSV.zst "
+                                    "CSV.ZST TSV.GZ TSV.ZST").split())
 def test_every_format_gives_the_same_documents(tmp_path, ending):
     assert documents(write(tmp_path / f"a.{ending}", [{"text": text} for text in TEXTS])) == TEXTS
+
+
+@pytest.mark.parametrize("ending", "csv tsv".split())
+def test_every_cell_of_a_table_is_text(tmp_path, capsys, ending):
+    """Numbers and what others take for nothing, too; quoted, delimiters, quotes and line ends."""
+    cells = "NA None null nan N/A 7 1e3 True 2020-01-01".split() + ["a,b\tc", 'a "b"', "a\nb", "a\r\n\r\nb"]
+    for texts in ([cell] for cell in cells), [cells]:
+        for column in texts:
+            rows = [{"question": text, "answer": text} for text in column]
+            path = write(tmp_path / f"a.{ending}", rows)
+            assert documents(path) == [f"{text}\n{text}" for text in column]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_an_empty_cell_is_an_empty_text_and_one_that_lacks_is_no_field(tmp_path, capsys, end):
+    lines = "\ufeff", "question,answer", "", "Q,", "Q", "Q,A", "", '"Q",""'
+    path = pack(tmp_path / "a.csv", end.join(lines).encode())
+    assert documents(path) == ["Q", "Q\nA", "Q"]
+    assert "4 rows, read question+answer of 3; 1 without text" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"no text field in .*a.csv \(it has question\), name one"):
+        documents(pack(tmp_path / "a.csv", end.join(["question,answer", "Q", "Q"]).encode()))
 
 
 def test_a_folder_is_read_in_order_of_names(tmp_path):
@@ -90,6 +122,11 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
 def said(*turns: str) -> list[dict]:
     """Messages of OpenAI's kind: "user: Why?"."""
     return [dict(zip(("role", "content"), turn.split(": ", 1))) for turn in turns]
+
+
+def in_parts(*texts: str) -> list[dict]:
+    """What a message says, as a list of parts."""
+    return [{"type": "text", "text": text} for text in texts]
 
 
 @pytest.mark.parametrize("row, text", [
@@ -110,6 +147,8 @@ def said(*turns: str) -> list[dict]:
     ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
      "user: Why?\nassistant: So."),
     ({"prompt": said("user: Why?"), "completion": said("assistant: So.")}, "user: Why?\nassistant: So."),
+    ({"messages": [{"role": "user", "content": in_parts(" Wh", "y?\n")}, *said("assistant: So."),
+                   {"role": "user", "content": in_parts()}]}, "user: Why?\nassistant: So.\nuser:"),
 ])
 def test_text_fields_are_found_and_joined(tmp_path, row, text):
     assert documents(write(tmp_path / "a.jsonl", [row])) == [text]
@@ -124,6 +163,7 @@ def test_text_field_can_be_named(tmp_path, capsys):
 
 
 CHAT = [{"messages": said(f"user: {text}?", f"assistant: {text}!"), "id": "7"} for text in TEXTS]
+PICTURE = {"type": "image", "text": "a.png"}
 
 
 @pytest.mark.parametrize("ending", "jsonl json parquet".split())
@@ -133,10 +173,23 @@ def test_every_format_gives_the_same_messages(tmp_path, ending):
 
 
 def test_what_is_not_a_list_of_messages_is_left_out_and_told(tmp_path, capsys):
-    values = [], 7, ["x"], [{"role": "user"}], [{"role": "user", "content": None}], said("user: a")
-    path = write_lines(tmp_path / "a.jsonl", [{"messages": value} for value in values])
-    assert documents(path) == ["user: a"]
-    assert "6 rows, read messages of 1; 5 without text" in capsys.readouterr().out
+    said_by_user = None, ["x"], [{"type": "text", "text": None}], [*in_parts("Q"), PICTURE]
+    values = [], 7, ["x"], [{"role": "user"}], *([{"role": "user", "content": one}] for one in said_by_user)
+    rows = [{"messages": value} for value in values]
+    assert documents(write_lines(tmp_path / "a.jsonl", [*rows, {"messages": said("user: a")}])) == ["user: a"]
+    assert "9 rows, read messages of 1; 8 without text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row, fields", [
+    ({"messages": [{"role": "user", "content": [*in_parts("Q"), PICTURE]}], "id": 7}, "messages"),
+    ({"id": "7", "question": 1, "answer": None}, "question+answer"), ({"text": 3, "content": None}, "text"),
+])
+def test_fields_that_are_there_but_hold_no_text_are_not_said_to_lack(tmp_path, row, fields):
+    path = write_lines(tmp_path / "a.jsonl", [row])
+    with pytest.raises(UserError, match=f"^no text in {re.escape(fields)} of .*a.jsonl .* or name other"):
+        documents(path)
+    with pytest.raises(UserError, match="no text in id of "):
+        documents(write_lines(tmp_path / "a.jsonl", [{"id": 7}]), "id")
 
 
 # ---- what of a document is a completion
@@ -201,8 +254,6 @@ def test_an_empty_line_ends_a_document_whatever_ends_the_line(tmp_path, seed, pa
 
 @pytest.mark.parametrize("ending", "txt jsonl json csv parquet".split())
 def test_nul_bytes_are_text(tmp_path, ending):
-    if ending == "csv":
-        pytest.importorskip("pandas", minversion="3.1")      # before, a field ended there
     texts = ["\0", "a\0b", "\0" * 9 + "c"]
     assert documents(write(tmp_path / f"a.{ending}", [{"text": text} for text in texts])) == texts
 
@@ -224,6 +275,17 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line, says):
     content = '\ufeff{"text": "a"}\n \t\r\n' + line + '\n{"text": "b"}\n'
     with pytest.raises(UserError, match=f"line 3 of a.jsonl.*{says}") as error:
         documents(pack(tmp_path / "a.jsonl", content.encode()))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("row, says", [
+    ("a,1,2", "3 cells, but 2 in the header"), ("a,1,", "3 cells, but 2"), ('"a" b,1', "',' expected after"),
+    ('"a,1\nb,2', "unexpected end of data"), ('"a,1\nb,2\n"c",3', "',' expected after"),
+])
+def test_a_row_of_a_table_that_is_none_is_named_by_its_first_line(tmp_path, row, says):
+    path = pack(tmp_path / "a.csv", f'\ntext,id\n\n"b\nb",1\n{row}\n'.encode())
+    with pytest.raises(UserError, match=f"line 6 of a.csv: .*{says}") as error:
+        documents(path)
     assert "\n" not in str(error.value)
 
 
@@ -250,13 +312,14 @@ def test_packed_files_may_follow_each_other_in_one(tmp_path, ending):
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
     assert documents(pack(tmp_path / "a.txt", "\ufeffa\n\nb\n".encode())) == ["a", "b"]
+    assert documents(pack(tmp_path / "a.csv", '\ufeff"text",id\na,1\n'.encode())) == ["a"]
 
 
 def test_a_line_may_be_long_and_datasets_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)                  # to import it would fail
     texts = ["a", "b " * 1_000_000 + "c", "d"]
-    assert documents(write(tmp_path / "a.jsonl.gz", [{"text": text} for text in texts])) == texts
-    assert documents(write(tmp_path / "a.txt.zst", [{"text": text} for text in texts])) == texts
+    for name in ("a.jsonl.gz", "a.txt.zst", "a.csv", "a.tsv.gz"):
+        assert documents(write(tmp_path / name, [{"text": text} for text in texts])) == texts
 
 
 # ---- what is wrong with a corpus
@@ -272,6 +335,7 @@ def break_file(path: Path, how: str) -> str:
 
 @pytest.mark.parametrize("name, how, says", [
     ("a.jsonl", "empty", "is empty"), ("a.txt", "empty", "is empty"), ("a.txt", "blank", "is empty"),
+    ("a.csv", "empty", "is empty"), ("a.csv", "blank", "is empty"), ("a.csv", "one", "is empty"),
     ("a.txt", "one", "too few documents"),
     ("a.jsonl", "latin", "not UTF-8"), ("a.txt", "latin", "not UTF-8"), ("a.jsonl", "broken", "cannot read"),
     ("a.jsonl", "no field", "--text-field"), ("a.jsonl.gz", "truncated", "cannot read"),
@@ -398,8 +462,28 @@ def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
     assert find_source(str(tmp_path)).version() != before and find_source(f"hub:{tmp_path}").version() != named
 
 
-def test_documents_of_a_split_of_text_end_at_empty_lines(tmp_path):
+@pytest.mark.parametrize("train, test", [("train.JSONL", "test.JSONL"), ("TRAIN.jsonl", "Test.jsonl"),
+                                         ("train.csv", "test.csv"), ("a-train.TSV.ZST", "dev.tsv")])
+def test_splits_are_known_however_their_names_are_spelled(tmp_path, train, test):
+    """Or the files' endings; what a program hid in the folder is no file of it."""
+    (tmp_path / ".old").mkdir()
+    texts = {train: "NA", test: "held", "more.jsonl": "of no split", f".old/{train}": "hidden"}
+    for name, text in texts.items():
+        write(tmp_path / name, [{"text": text}])
+    assert documents(tmp_path) == ["NA"]
+
+
+def test_a_local_data_set_is_not_said_to_be_of_the_hub(tmp_path):
+    write(tmp_path / "train.JSONL", [{"text": "a"}])
+    with pytest.raises(UserError, match="cannot read .* as a data set .*, give one of its files") as error:
+        documents(f"hub:{tmp_path}")
+    assert "from the hub" not in str(error.value)
+
+
+@pytest.mark.parametrize("card", [CARD.replace("jsonl", "txt"), ""])
+def test_documents_of_a_split_of_text_end_at_empty_lines(tmp_path, card):
     """As those of the same file alone do, so that no document is on both sides of what is held out."""
+    (tmp_path / "README.md").write_text(card.replace("part-a", "train").replace("part-b", "test"))
     (tmp_path / "train.txt").write_text("a\nb\n\nc\n")
     (tmp_path / "test.txt").write_text("d\n")
     (tmp_path / "gone.txt").symlink_to("nowhere.txt")

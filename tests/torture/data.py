@@ -162,7 +162,7 @@ def long_line(folder: Path, random: Random) -> Case:
 
 
 def long_field(folder: Path, random: Random) -> Case:
-    """The same in a table, with quotes and line breaks. `datasets` reads it and holds more of it."""
+    """The same in a table, with quotes and line breaks. csv holds four bytes more of each character."""
     small = parts(random, words(random, 20_000), 2000)
     large = '\n"'.join(random.choices(small, k=5000))
     path = folder / "field.csv"
