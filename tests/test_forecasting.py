@@ -223,8 +223,8 @@ def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, mon
     shutil.copy("figures/forecast.csv", "results/others")
     write_study(seeds=1)
     draw(stage, "forecast", "runs")
-    for claim in ("95% intervals cover 90%", "the probe makes them narrower"):
-        assert verdict_of(claim) == ["seen (4 pipelines)"]
+    assert verdict_of("95% intervals cover 90%") == ["not judged"]                  # all four, by chance maybe
+    assert verdict_of("the probe makes them narrower") == ["seen (4 pipelines)"]
     assert "| the forecast |" in Path("figures/forecast.md").read_text()
 
 
@@ -295,15 +295,15 @@ def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatc
     """Each pipeline is one number, however many runs it has."""
     L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10))}
     tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), np.zeros(10), [], known, L_ret)
-             for number in range(3)]
-    for ends, told in ((9.5, "seen (3 pipelines)"), (7.5, "not seen (3 pipelines)")):
+             for number in range(36)]
+    for ends, told in ((9.5, "seen (36 pipelines)"), (7.5, "not seen (36 pipelines)")):
         forecast = Forecast(L_ret, np.full((1, 10), -1.0), np.full((1, 10), ends))
         monkeypatch.setattr("experiments.forecast.intervals.left_out",
                             lambda some, others, probed=True: [forecast for _ in some])
-        cover, _ = judge_intervals(tasks, [])
+        cover, few = judge_intervals(tasks, [])[0], judge_intervals(tasks[:3], [])[0]
         share = f"{(ends + 0.5) / 10:.2f}"
-        assert cover[-1] == told
-        assert cover[2].endswith(f"inside: {share}, {share}, {share}, median width {ends + 1:.2f} nats")
+        assert (cover[-1], few[-1]) == (told, "not judged" if ends > 9 else "not seen (3 pipelines)")
+        assert few[2].endswith(f"inside: {share}, {share}, {share}, median width {ends + 1:.2f} nats")
 
 
 def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():

@@ -237,8 +237,8 @@ FIGURES = {
     "fig7": figure("7", "LoRA against full post-training",
                    frontiers("7", [KEPT, RETAINED],
                              [(UNMIXED, MIXED, UNMIXED_LORA, MIXED_LORA)], LORA)),
-    "forgetting": Figure("Equally good after post-training, not equally lasting", PLANS["forgetting"],
-                         FORGETTING, CHAINS, describe, panel=(6.4, 3.0)),
+    "forgetting": Figure("Loss on D_post in the course of Stage 3, with D_post in Stage 1 and without",
+                         PLANS["forgetting"], FORGETTING, CHAINS, describe, panel=(6.4, 3.0)),
     "frontier": Figure("Pareto frontiers", plan=(), chains=CHAINS, describe=describe,
                        kind=frontiers("", [DOWNSTREAM, RETAINED], [()], MIXING | ADDED | ALONE | LORA)),
 }

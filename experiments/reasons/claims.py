@@ -38,9 +38,9 @@ def describe_rank(lineage: list[dict]) -> dict[str, object]:
 
 
 def thin_style(recipe: Recipe, drawn: list[Recipe]) -> Style:
-    """Choose how a recipe is drawn: thin LoRA as LoRA, but dotted."""
+    """Choose how a recipe is drawn: thin LoRA as LoRA, but dotted and with triangles."""
     if recipe in (UNMIXED_THIN, MIXED_THIN):
-        return style(Recipe(recipe.mixed, ("LoRA",)), drawn)._replace(line=":")
+        return style(Recipe(recipe.mixed, ("LoRA",)), drawn)._replace(line=":", marker="v")
     return style(recipe, drawn)
 
 
@@ -76,6 +76,6 @@ FIGURES = {
                              [(UNMIXED, UNMIXED_LORA, UNMIXED_THIN), (MIXED, MIXED_LORA, MIXED_THIN)],
                              THIN)._replace(style=thin_style),
                    CHAINS, describe_rank),
-    "foreign": Figure("Unmixed against mixed, from another D_pre", PLANS["foreign"],
+    "foreign": Figure("Unmixed against mixed, from one D_pre or another", PLANS["foreign"],
                       frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS, describe),
 }
