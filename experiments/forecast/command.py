@@ -238,7 +238,9 @@ def tell(probed: list[Probed], law: Law | None) -> None:
     rows.sort(key=lambda row: row[0])
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))
-    if not law:
+    if law:
+        say(f"The numbers are learned from {law.kinds} pipelines or D_ft: trust the order more.")
+    else:
         say("This ranks the runs. A number takes a --calibration, of a quarter of Stage 3 on D_pre.")
 
     # What it took, beside what it stands for.

@@ -34,8 +34,8 @@ def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
         narrower.append(np.mean([np.log(width(task, blind) / width(task, probed))
                                  for task, probed, blind in there]))
 
-    # A pipeline is mostly held whole or missed whole, so that a few that are held say nothing. What an interval
-    # is worth to somebody depends on its width.
+    # A pipeline is mostly held whole or missed whole, so that a few that are held say nothing. What an
+    # interval is worth to somebody depends on its width.
     above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
     nats = np.median([np.median(forecast.high - forecast.low) for forecast in forecasts])
     shares = ", ".join(f"{share:.2f}" for share in inside)
