@@ -9,7 +9,7 @@ import pytest
 
 from data.stream import count_for_share
 from experiments.points import columns, having
-from experiments.replay.claims import judge_decay, judge_shares
+from experiments.replay.claims import judge_decay, judge_replay_at_best_decay, judge_shares
 from experiments.replay.efficiency import RECIPES, Arm, Efficiency, best, line_up
 from experiments.replay.laws import LAWS, leave_one_out, multiplier
 from experiments.replay.plan import (ALPHAS, BUDGETS, CORPORA, EFFICIENCY, MID_STRETCHES, PREDICTION,
@@ -80,10 +80,12 @@ def test_pools_of_all_sizes_take_as_many_steps(preset):
 
 def test_a_decay_is_all_that_differs():
     runs = chains(decays(BUDGETS["toy"]), last="posttrain")
-    assert [dict(run.parent.settings)["--decay"] for run in runs] == ["0", "0.05", "0.1", "0.2", "0.5", "0.99"]
-    assert all(tokens_of(run).tolist() == [[2_031_616, 0], [0, 65_536]] for run in runs)
-    usual = next(run for run in chains(mid_training(BUDGETS["toy"])) if not tokens_of(run)[1, 0])
-    assert usual.parent in runs                                              # made once for both figures
+    tried = ["0", "0.05", "0.1", "0.2", "0.5", "0.99"]
+    assert [dict(run.parent.settings)["--decay"] for run in runs] == 2 * tried
+    assert all(tokens_of(run).tolist() == [[2_031_616, 0], [0, 65_536]] for run in runs[:6])
+    assert all(tokens_of(run).tolist() == [[1_572_864, 0], [458_752, 65_536]] for run in runs[6:])
+    of_shares = [run.parent for run in chains(mid_training(BUDGETS["toy"]))]
+    assert runs[2] in of_shares and runs[8] in of_shares                     # made once for both figures
 
 
 def test_reference_runs_read_larger_pools_as_often():
@@ -230,6 +232,14 @@ def test_a_better_decay_by_hand():
     L_im = np.array([[2.0, 1.5, 1.0], [2.0, 1.0, 1.8]])
     (_, _, better), = judge_decay(np.array([0, 0.1, 0.2]), {"L_im": L_im})
     assert better.value == pytest.approx((0 + (1.0 - 1.8)) / 2)
+
+
+def test_replay_is_judged_at_the_decay_that_is_best_without_it_for_the_other_seed():
+    without, most = np.array([[2.0, 1.5, 1.0], [2.0, 1.0, 1.8]]), np.array([[1.0, 1.4, 1.2], [1.7, 0.9, 1.1]])
+    curves = {rho: (np.array([0, 0.1, 0.2]), {"L_im": L_im}) for rho, L_im in ((0.875, most), (0.0, without))}
+    (_, _, gained), = judge_replay_at_best_decay(curves)
+    assert gained.value == pytest.approx(((1.5 - 1.4) + (1.8 - 1.1)) / 2)
+    assert judge_replay_at_best_decay({0.0: curves[0.0]}) == []
 
 
 def test_each_seed_is_read_off_its_own_references():

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy import ndarray
 
-from experiments.curves import Curves, Judged
+from experiments.curves import Curve, Curves, Judged
 from experiments.drawing import Figure
 from experiments.points import seed_of, stem
 from experiments.replay.efficiency import Efficiency
-from experiments.replay.plan import DECAYED, EFFICIENCY, PREDICTION, SHARES, USUAL_DECAY
+from experiments.replay.plan import DECAYED, EFFICIENCY, MID_STRETCHES, PREDICTION, SHARES, USUAL_DECAY
 from experiments.replay.prediction import Prediction
 from experiments.statistics import at_best_of_others, best_of_others, estimate
 from run.files import UserError
@@ -16,6 +16,7 @@ CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "finetune"))
 ORANGE = "#e87b14"
 COLOURS = {"fine-tuning": "#15808a", "mid-training, α = 1": ORANGE, "mid-training, α = 0.5": "#c9184a",
            "mid-training, α = 0.25": "#7b2cbf", "mid-training, α = 0.125": "#5c677d"}
+MOST_REPLAY = 1 - 1 / MID_STRETCHES[-1]
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
 
 
@@ -41,11 +42,11 @@ def describe(lineage: list[dict]) -> dict[str, object]:
 
 
 def describe_decay(lineage: list[dict]) -> dict[str, object]:
-    """Tell the share of decay of a chain that ends with Stage 2, None of a cosine's, and its recipe."""
+    """Tell what sets a chain that ends with Stage 2 apart: the decay, None of a cosine's, ρ, and λ."""
     first, post = (entry["args"] for entry in lineage)
     return {"pipeline": f"{stem(first['pre'])} → {stem(first['post'])}", "seed": seed_of(lineage),
             "decay": first.get("decay"), "goes_on": bool(post.get("go_on")), "rho": post["replay"],
-            "lam": lineage[0]["lam"], "recipe": "mid-training, α = 1, ρ = 0"}
+            "lam": lineage[0]["lam"]}
 
 
 def judge_shares(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
@@ -62,11 +63,20 @@ def judge_shares(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 
 def judge_decay(decays: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Judge that mid-training without replay would rather have another decay than the last tenth of steps."""
+    """Judge that mid-training would rather have another decay than over the last tenth of all steps."""
     L_im = by_loss["L_im"]
     gained = L_im[:, decays == USUAL_DECAY][:, 0] - at_best_of_others(L_im)
-    return [("without replay another decay is better", f"L_im at {USUAL_DECAY} − at the best",
-             estimate(gained))]
+    return [("another decay is better", f"L_im at {USUAL_DECAY} − at the best", estimate(gained))]
+
+
+def judge_replay_at_best_decay(curves: dict[str, Curve]) -> Judged:
+    """Judge that replay lowers L_im at the decay that is best without it, as the paper tunes."""
+    if len(curves) < 2:
+        return []
+    (_, without), *_, (_, most) = (curve for _, curve in sorted(curves.items()))
+    seeds, chosen = np.arange(len(without["L_im"])), best_of_others(without["L_im"])
+    gained = (without["L_im"] - most["L_im"])[seeds, chosen]
+    return [("replay lowers L_im at the decay that is best without", "lower by", estimate(gained))]
 
 
 AGAINST_RHO = Curves(
@@ -75,15 +85,16 @@ AGAINST_RHO = Curves(
     colours=COLOURS, name_value="{:.2g}".format,
     belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"))
 AGAINST_DECAY = Curves(
-    dial="decay", symbol="decay", axis="share of all steps over which the rate falls", series="recipe",
-    name_series=str, panels=("L_im", "L_pre"), losses=("L_im", "L_pre"), falls="L_im", judge=judge_decay,
-    colour=ORANGE, belongs=lambda point: point["goes_on"] and not point["rho"] and not point["lam"])
+    dial="decay", symbol="decay", axis="share of all steps over which the rate falls", series="rho",
+    name_series="mid-training, α = 1, ρ = {:.3g}".format, panels=("L_im", "L_pre"), losses=("L_im", "L_pre"),
+    falls="L_im", judge=judge_decay, judge_together=judge_replay_at_best_decay, colour=ORANGE,
+    belongs=lambda point: point["goes_on"] and not point["lam"] and point["rho"] in (0, MOST_REPLAY))
 FIGURES = {
     "replay-prediction": Figure("Is the best share of replay what a linear model says?", PREDICTION,
                                 Prediction(("L_im",)), CHAINS, describe),
     "replay-shares": Figure("Replay in Stage 2, at equal compute and target data", SHARES, AGAINST_RHO,
                             CHAINS, describe, panel=(4.6, 3.4)),
-    "replay-decay": Figure("Mid-training without replay: when the rate falls", DECAYED, AGAINST_DECAY,
+    "replay-decay": Figure("Mid-training: over how many steps the rate falls", DECAYED, AGAINST_DECAY,
                            [("pretrain", "posttrain")], describe_decay),
     "replay-efficiency": Figure("How much more target data a recipe is worth", EFFICIENCY,
                                 Efficiency(LOSSES), CHAINS, describe, panel=(5.0, 4.2)),

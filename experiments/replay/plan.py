@@ -17,7 +17,7 @@ STRETCHES = (1, 1.125, 1.25, 1.5, 2, 3, 4, 8)                # 1/(1 − ρ) of f
 MID_STRETCHES = (1, 2, 4, 8)                                 # and of mid-training
 ALPHAS = (1, 0.5, 0.25, 0.125)
 USUAL_DECAY = 0.1                                            # share of all steps over which the rate falls
-DECAYS = "{0,0.05,0.1,0.2,0.5,0.99}"                         # those that the paper tried, without replay
+DECAYS = "{0,0.05,0.1,0.2,0.5,0.99}"                         # those that the paper tried
 POOLS = (1, 2, 4, 8, 16)                                     # of the reference runs, times the recipes' pool
 STAGE_3 = "finetune --ft $ft $stage3"
 
@@ -81,21 +81,22 @@ def fine_tuning(budget: Budget, stretches: Sequence[float] = STRETCHES, pools: f
 
 def mid_training(budget: Budget, alphas: Sequence[float] = ALPHAS,
                  stretches: Sequence[float] = MID_STRETCHES) -> list[str]:
-    """Plan one schedule and one optimizer over both stages: one chain per ρ and α."""
-    lines = []
-    for alpha, stretch in itertools.product(alphas, stretches):
-        parts = split(budget, budget.repeats, stretch, alpha)
-        left = (parts.generic2 + parts.target2) // budget.batch
-        lines.append(f"{stage1(budget, parts)} $warmed --decay {USUAL_DECAY} --leave {left} "
-                     f"| {stage2(budget, parts)} --go-on | {STAGE_3}")
-    return lines
+    """Plan mid-training and what comes after it: one chain per ρ and α."""
+    return [f"{two_stages(budget, split(budget, budget.repeats, stretch, alpha), USUAL_DECAY)} | {STAGE_3}"
+            for alpha, stretch in itertools.product(alphas, stretches)]
 
 
 def decays(budget: Budget, choice: str = DECAYS) -> list[str]:
-    """Plan mid-training without replay at every decay that the paper tried on it, or some."""
-    parts = split(budget, budget.repeats)
-    return [f"{stage1(budget, parts)} $warmed --decay {choice} --leave {parts.target2 // budget.batch} "
-            f"| {stage2(budget, parts)} --go-on"]
+    """Plan mid-training at every decay that the paper tried, or some, without replay and with the most."""
+    return [two_stages(budget, split(budget, budget.repeats, stretch), choice)
+            for stretch in (MID_STRETCHES[0], MID_STRETCHES[-1])]
+
+
+def two_stages(budget: Budget, parts: Split, decay: float | str) -> str:
+    """Write one schedule and one optimizer over both stages."""
+    left = (parts.generic2 + parts.target2) // budget.batch
+    return (f"{stage1(budget, parts)} $warmed --decay {decay} --leave {left} "
+            f"| {stage2(budget, parts)} --go-on")
 
 
 def tied(budget: Budget) -> list[str]:
