@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import early_exposure, forecast
-from experiments.cost import tokens, value
+from experiments.cost import model_of, tokens, value
+from experiments.early_exposure.claims import PURPLE
 from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
 from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chosen_elsewhere, correlation,
-                                         judge_choice, lam_told, saved_by_choosing, standardized,
-                                         with_combination)
+                                         draw_task, judge_choice, judge_ranks, lam_told, saved_by_choosing,
+                                         standardized, with_combination)
 from experiments.forecast.command import d_pre_of, parse, probes_of
-from experiments.forecast.intervals import covered, judge_intervals, left_out
-from experiments.forecast.known import QUARTER, Task, describe, of_seeds, read_table, rises, tasks_of
+from experiments.forecast.intervals import covered, judge_intervals, left_out, width
+from experiments.forecast.known import QUARTER, Task, describe, known_of, of_seeds, read_table, rises, tasks_of
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.points import read_points
 from experiments.statistics import ranks, spearman, student_t
@@ -91,6 +93,13 @@ def test_a_D_ft_that_was_seen_after_another_D_post_is_left_out_too():
     assert law.kinds == 3 and law.error == pytest.approx(np.sqrt((2 * 0.3 ** 2 + 0.6 ** 2) / 3), rel=0.05)
 
 
+def test_a_pipeline_that_was_seen_before_another_D_ft_is_left_out_too():
+    """The second has something in common with both others; those have not, and miss each other by 0.3."""
+    parts = [some_rises(number, a, 1, np.random.default_rng(0), ft=ft)
+             for number, ft, a in ((0, "chem", 0), (1, "chem", 0.4), (1, "chat", 0.3))]
+    assert fit(joined(parts)).error == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize("parts", [[(0, "chem")], [(0, "chem"), (1, "chat")],
                                    [(number, ft) for number in range(5) for ft in ("chem", "chat")]])
 def test_of_fewer_than_three_pipelines_or_D_ft_there_is_no_interval(parts):
@@ -147,6 +156,30 @@ def test_every_theta_post_of_a_plan_has_a_name_of_its_own(runs):
     assert len(named) == len({run.parent for run in tuned})
 
 
+def test_what_is_known_is_of_the_stage_that_it_is_named_after():
+    lineage = lineage_of(next(run for run in OF_FIGURE[0] if run.stage == "noise"))
+    for number, entry in enumerate(lineage, start=1):
+        entry["losses"] = {name: {"mean": f"{name} of Stage {number}"} for name in ("L_im", "L_post", "L_pre")}
+    point = describe(lineage)
+    assert point["L_im"] == "L_im of Stage 2" and point["D_post after"] == "L_post of Stage 3"
+    assert point["L_post of θ_pre"] == "L_post of Stage 1" and point["L_pre of θ_post"] == "L_pre of Stage 2"
+
+    # Nor are runs alike whose Stage 2 is not.
+    lineage[1]["args"]["compute_matched"] = True
+    assert describe(lineage)["stage_2"] == point["stage_2"] + ", compute-matched"
+
+
+def test_what_another_Stage_3_did_is_of_other_D_ft_alone():
+    known = {"L_im": 1.0, "L_post of θ_pre": 1.7, "L_pre of θ_post": 1.9}
+    point = known | {"pipeline": "web → music", "rate": 1e-3, "eighth": "1.1", "quarter": "1.2"}
+    case = [point | {"done": done, "D_post after": after}
+            for done, after in (("chem", 3.0), ("web", 1.4), ("chat", 2.0), ("poems", 2.5))]
+    case.append(point | {"done": "noise", "rate": 0.0, "D_post after": 1.5})
+    probe = {"an eighth of Stage 3 on D_pre": 1.1, QUARTER: 1.2, "Stage 3 on D_pre": 1.4}
+    others = {"Stage 3 on another D_ft": (2.0 + 2.5) / 2}
+    assert known_of(case, "chem") == known | probe | others | {"noise": 1.5, "L_ret": 3.0}
+
+
 @pytest.mark.parametrize("gone", ["*back0.5*/noise", "*chem-lr1e-3/finetune", "*web-lr1e-4*/finetune"])
 def test_a_seed_that_lacks_a_run_is_left_out_of_every_task(folder, gone):
     write_study(seeds=3)
@@ -165,7 +198,7 @@ def test_stage_3_runs_are_the_papers_as_far_as_it_has_them():
 def write_study(seeds=3, of_probe=1.0, corpora=CORPORA, runs=Path("runs")):
     """Finished runs of the plan: Stage 3 forgets twice what a quarter of the probe does, or at 0 anything.
 
-    The lower L_im is, the more is forgotten.
+    The lower L_im is, the more is forgotten, and the less after an eighth of the probe.
     """
     rng = np.random.default_rng(0)
     for seed in range(1, seeds + 1):
@@ -186,7 +219,7 @@ def write_study(seeds=3, of_probe=1.0, corpora=CORPORA, runs=Path("runs")):
                 record = json.loads((run.out / "run.json").read_text())
                 record["lineage"][-1]["steps"] = 98
                 (run.out / "run.json").write_text(json.dumps(record))
-                lines = [{"step": step, "L_ret": L_im + rise * step / 24} for step in (12, 24, 36)]
+                lines = [{"step": step, "L_ret": L_im + after} for step, after in ((12, 1 - rise), (24, rise), (36, 1))]
                 (run.out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             else:
                 forgets = of_probe * 2 * rise + (1 - of_probe) * rng.uniform(0.1, 2)
@@ -237,9 +270,9 @@ def test_a_forecast_is_of_a_law_that_saw_nothing_of_the_run():
         known = {"L_im": L_im, QUARTER: 1 + probe}
         tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1", "2"], recipes, np.zeros(3), np.zeros(3), recipes,
                           known, L_ret=1 + 2 * probe))
-    tasks.append(tasks[-1]._replace(ft="ft 0"))
+    tasks += [tasks[-1]._replace(ft="ft 0"), tasks[0]._replace(ft="ft 1")]
     wild = [task._replace(L_ret=task.L_ret.copy()) for task in tasks]
-    for task in (wild[0], wild[-1]):
+    for task in (wild[0], *wild[-2:]):
         task.L_ret[:] += rng.uniform(1, 9, (2, 3))
     for task in wild[1:]:
         task.L_ret[0] += 5
@@ -275,8 +308,8 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     assert correlation(one, "L_im", within=True) == pytest.approx([-1])
     assert correlation(one, "L_im", within=False) > 0.5
 
-    # What comes of less of D_post is apart from both.
-    sizes = np.array([2, 2, 1, 2, 2, 1])
+    # What comes of less of D_post than most, or of more, is apart from both.
+    sizes = np.array([2, 2, 1, 2, 2, 3])
     few = one._replace(sizes=sizes, L_ret=np.array([[3.0, 2, 9, 9, 8, 10]]))
     assert correlation(few, "L_im", within=True) == pytest.approx([-1])
 
@@ -296,14 +329,18 @@ def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatc
     L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10))}
     tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), np.zeros(10), [], known, L_ret)
              for number in range(36)]
-    for ends, told in ((9.5, "seen (36 pipelines)"), (7.5, "not seen (36 pipelines)")):
-        forecast = Forecast(L_ret, np.full((1, 10), -1.0), np.full((1, 10), ends))
+    for low, high, share, told in ((-1, 9.5, "1.00", "seen"), (-1, 7.5, "0.80", "not seen"), (1.5, 9.5, "0.80", "not seen")):
+        forecast = Forecast(L_ret, np.full((1, 10), low), np.full((1, 10), high))
         monkeypatch.setattr("experiments.forecast.intervals.left_out",
                             lambda some, others, probed=True: [forecast for _ in some])
         cover, few = judge_intervals(tasks, [])[0], judge_intervals(tasks[:3], [])[0]
-        share = f"{(ends + 0.5) / 10:.2f}"
-        assert (cover[-1], few[-1]) == (told, "not judged" if ends > 9 else "not seen (3 pipelines)")
-        assert few[2].endswith(f"inside: {share}, {share}, {share}, median width {ends + 1:.2f} nats")
+        assert cover[-1] == f"{told} (36 pipelines)"
+        assert few[-1] == ("not judged" if told == "seen" else "not seen (3 pipelines)")
+        assert few[2].endswith(f"inside: {share}, {share}, {share}, median width {high - low:.2f} nats")
+
+    # How much narrower they are is by logarithm: g from 0 to 1 and to 3, 2 on average.
+    ends = Forecast(L_ret, np.zeros((1, 2)), SCALE * np.sinh([[1, 3]]))
+    assert width(tasks[0]._replace(known={"L_im": np.zeros((1, 2))}), ends) == pytest.approx([2])
 
 
 def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
@@ -326,8 +363,8 @@ def test_what_is_chosen_on_one_half_is_judged_on_the_other():
     for pipeline, best in (("web → chat", "L_im"), ("web → music", "noise of γ = 0.2")):
         L_ret = rng.normal(size=(1, 9))
         names = ("L_im", "noise of γ = 0.2", "0.5 of the way back to θ_pre", "an eighth of Stage 3 on D_pre")
-        known = {name: rng.normal(size=(1, 9)) for name in names} | {best: L_ret}
-        known["Stage 3 on another D_ft"] = L_ret                         # which is no choice
+        known = {"Stage 3 on another D_ft": L_ret, "L_post of θ_pre": np.ones((1, 9))}      # which are no choice
+        known |= {name: rng.normal(size=(1, 9)) for name in names} | {best: L_ret}
         tasks.append(Task(pipeline, "chem", 1e-3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], known, L_ret))
     (one, judged_one), (other, judged_other) = chosen_elsewhere(tasks)
     assert (one, other) == ("L_im", "noise of γ = 0.2")
@@ -343,17 +380,62 @@ def test_in_a_tie_the_probe_is_chosen():
 
 
 def test_the_combination_is_fitted_to_other_tasks_only():
-    """Each kind is weighted as the other pipeline has it, whatever is so before another D_ft."""
+    """Each kind is weighted as the other pipeline has it: half b and half c, however far L_ret spreads of either."""
     rng = np.random.default_rng(0)
     a, b, c = rng.normal(size=(3, 1, 9))
     kinds = {"noise of γ = 0.2": a, "0.5 of the way back to θ_pre": b, "an eighth of Stage 3 on D_pre": c}
-    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], kinds, standardized(L_ret))
-             for pipeline, ft, L_ret in (("web → music", "chem", a), ("web → chat", "chem", b),
-                                         ("web → chat", "music", b))]
+    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], kinds, L_ret)
+             for pipeline, ft, L_ret in (("web → music", "chem", a), ("web → chat", "chem", 2 + 5 * b),
+                                         ("web → chat", "music", c))]
     music, chat, _ = with_combination(tasks)
-    assert spearman(music.known[COMBINED], b) == pytest.approx([1])
+    assert music.known[COMBINED] == pytest.approx((standardized(b) + standardized(c)) / 2)
     assert spearman(chat.known[COMBINED], a) == pytest.approx([1])
     assert with_combination(tasks[:1]) == tasks[:1]
+    assert standardized(np.array([[1.0, 3], [0, 20]])).tolist() == [[-1, 1], [-1, 1]]
+
+
+def test_the_probe_is_judged_beside_L_im_by_hand():
+    """Of four that the probe ranks right L_im turns two round: 1 − 6 · 2 / (4 · 15) = 0.8. No two are of one λ."""
+    L_ret = np.array([[1.0, 2, 3, 4]])
+    known = {"L_im": np.array([[2.0, 1, 3, 4]]), "L_post of θ_pre": -L_ret, QUARTER: L_ret}
+    task = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 4, np.arange(4), np.zeros(4), list("abcd"), known, L_ret)
+    told = [row[2:] for row in judge_ranks("there", [task])]
+    assert told == [["Spearman: 1.00", "–", "seen (1 seed)"], ["Spearman within λ: –", "–", "not judged"],
+                    ["Spearman − that of L_im: 0.20", "–", "seen (1 seed)"]]
+
+
+def test_what_ranks_better_than_the_probe_elsewhere_is_seen_to(monkeypatch):
+    """Noise ranks all four right, the probe turns two round: 1 − 0.8."""
+    L_ret, probe = np.array([[1.0, 2, 3, 4]]), np.array([[2.0, 1, 3, 4]])
+    known = {"L_im": -L_ret, "noise of γ = 0.2": L_ret, QUARTER: probe}
+    tasks = [Task(pipeline, "chem", 1e-3, ["1"], list("abcd"), np.zeros(4), np.zeros(4), list("abcd"), known, L_ret)
+             for pipeline in ("web → music", "web → chat")]
+    monkeypatch.setattr("experiments.forecast.claims.tasks_of", lambda points: tasks)
+    rows = FIGURES["forecast"].kind.verdicts([{"preset": "toy"}])
+    told = [row[2:] for row in rows if row[0].startswith("what ranks best")]
+    assert told == 2 * [["Spearman of noise of γ = 0.2 − that of the probe: 0.20", "–", "seen (1 seed)"]]
+
+
+def test_the_table_has_all_that_is_known_by_hand(monkeypatch):
+    """Ranks of L_ret are 2 3 0 1, of L_im 0 1 2 3: 1 − 6 · 16 / 60 over λ, 1 within; of the probe 3 2 1 0."""
+    known = {"L_im": np.array([[1.0, 2, 3, 4]]), QUARTER: np.array([[4.0, 3, 2, 1]])}
+    task = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 4, np.array([0, 0, 1, 1]), np.zeros(4), list("abab"), known,
+                L_ret=np.array([[3.0, 4, 1, 2]]))
+    monkeypatch.setattr("experiments.forecast.claims.tasks_of", lambda points: [task])
+    _, *rows = FIGURES["forecast"].kind.table([{"preset": "toy"}])
+    assert rows == [["web → music → chem", "L_im", "-0.60", "-0.60", "1.00", "0.00", "0.000"],
+                    ["web → music → chem", QUARTER, "0.60", "0.60", "-1.00", "1.00", "1.000"]]
+
+
+def test_a_run_is_drawn_where_its_forecast_and_its_L_ret_are():
+    recipes, L_ret = ["unmixed, λ 0", "mixed, λ 1"], np.array([[5.0, 6]])
+    task = Task("web → music", "chem", 1e-3, ["1"], recipes, np.zeros(2), np.zeros(2), [], {}, L_ret)
+    axis = Figure().subplots()
+    draw_task(axis, task, Forecast(*(np.array([[value, value]]) for value in (3.0, 2.0, 4.0))), "o")
+    assert [line.get_xydata().tolist() for line in axis.lines] == [[[3, 5]], [[3, 6]]]
+    assert [line.get_markerfacecolor() for line in axis.lines] == ["none", PURPLE]
+    intervals = [bars.get_segments()[0].tolist() for bars in axis.collections]
+    assert intervals == [[[2, 5], [4, 5]], [[2, 6], [4, 6]]]
 
 
 def test_what_choosing_lowers_by_hand():
@@ -419,7 +501,7 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
 
 @pytest.fixture
 def planned(stage):
-    """The State of out/posttrain by what is said on the command line, and each probe's settings."""
+    """The Probed of out/posttrain by what is said on the command line, and each probe's settings."""
     def of(words="", run="out/posttrain"):
         state = probes_of(Path(run), parse([run, *words.split()]))
         return state, [dict(probe.settings) for probe in state.probes]
@@ -437,8 +519,47 @@ def test_a_probe_is_the_share_of_the_stage_3_that_is_feared(planned):
                      "--leave": "30", "--text-field": "text"}
     _, (probe,) = planned("--tokens 10240 --share 0.5")
     assert (probe["--tokens"], probe["--leave"]) == ("5120", "20")
+    _, (probe,) = planned("--tokens 256")                                # one step has no quarter
+    assert (probe["--tokens"], probe["--leave"]) == ("256", "0")
     _, (probe,) = planned()                                              # the preset's 100k
     assert (probe["--tokens"], probe["--leave"]) == (str(98 * 256), str(391 - 98))
+
+
+def test_a_probe_is_priced_as_the_model_that_the_run_has(planned):
+    sizes = {"--layers": "2", "--width": "32", "--mlp": "48", "--heads": "2", "--kv-heads": "1", "--context": "32"}
+    state, _ = planned()
+    assert dict(model_of(state.probes[0])) == {"--preset": "toy"} | sizes
+
+
+def test_a_number_is_of_the_probe_that_its_law_was_fitted_to(forecast_of, planned, monkeypatch):
+    rng = np.random.default_rng(0)
+    tasks = []
+    for number, factor in enumerate((1, 2, 4)):
+        known = {"L_im": np.ones((1, 5)), QUARTER: 1 + rng.uniform(0.1, 1, (1, 5))}
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1"], list("abcde"), np.zeros(5), np.zeros(5), [],
+                          known, L_ret=1 + factor * (known[QUARTER] - 1)))
+    monkeypatch.setattr("experiments.forecast.command.published", {"toy": tasks}.get)
+
+    # The probe is made to end at 1.5 in 100 s; after 4 of 16 steps of 256 tokens.
+    state, _ = planned("--tokens 4k")
+    assert forecast_of("out/posttrain --tokens 4k").status == 0
+    path = state.probes[0].out / "run.json"
+    record = json.loads(path.read_text())
+    record["losses"]["L_ret"]["mean"], record["seconds"]["total"] = 1.5, 100
+    path.write_text(json.dumps(record))
+    told = forecast_of("out/posttrain --tokens 4k").out
+    value, low, high = fit(rises(tasks)).forecast(state.L_im, 1.5)
+    assert f"1.500  {value:.3f} [{low:.3f}, {high:.3f}]\n" in told
+    assert "1 probes took 1,024 tokens and 100 s" in told and "about 391 s a D_ft" in told      # 100 · 4000 / 1024
+
+    # Of half of Stage 3, or of other corpora, it knows nothing; several count with their mean.
+    for words in ("--tokens 4k --share 0.5", "--tokens 4k --probe ft.jsonl post.jsonl"):
+        told = forecast_of(f"out/posttrain {words}").out
+        assert "This ranks the runs" in told and "[" not in told.partition("the best first")[2]
+    probes = planned(words)[0].probes
+    ends = [json.loads((probe.out / "run.json").read_text())["losses"]["L_ret"]["mean"] for probe in probes]
+    row = next(line.split() for line in told.splitlines() if line.startswith("out/posttrain "))
+    assert len(ends) == 2 and row[2:] == [f"{np.mean(ends):.3f}", "–"]
 
 
 def test_surrogates_are_probes_beside_each_other(planned):
@@ -509,6 +630,14 @@ def test_a_finished_probe_of_other_settings_is_not_taken(stage, forecast_of, pla
     assert run.status == 2 and "is finished with --lr 0.002, not 0.001" in run.err
 
 
+def test_a_run_whose_probe_fails_has_no_place(forecast_of, planned):
+    state, _ = planned("--tokens 4k")
+    state.probes[0].out.mkdir(parents=True)
+    (state.probes[0].out / "last.pt").write_text("torn")
+    run = forecast_of("out/posttrain --tokens 4k")
+    assert run.status == 2 and "1 probes failed, mend the cause" in run.err
+
+
 def test_help_is_of_the_command(stage):
     told = stage("experiments.__main__", settings="forecast --help").out
     assert "--probe CORPUS" in told and "is the figure that judges this" in told
@@ -534,6 +663,16 @@ def test_runs_are_ranked_on_one_D_post_and_a_lost_D_pre_has_a_substitute(stage, 
     assert run.status == 2 and run.err == (
         f"error: out/a is measured on post ({checksums['a'][:8]}), bytes, context 32, "
         f"out/b on post ({checksums['b'][:8]}), bytes, context 32: forecast each for itself\n")
+
+    # Nor does the loss on completions compare with that on every token.
+    record = report("a")
+    record["args"]["loss_on"] = record["lineage"][-1]["args"]["loss_on"] = "completion"
+    Path("out/c").mkdir()
+    Path("out/c/run.json").write_text(json.dumps(record))
+    run = forecast_of("out/a out/c")
+    assert run.status == 2 and "context 32, completions only: forecast each for itself" in run.err
+
+    # A lost D_pre has a substitute.
     Path("pre.jsonl").unlink()
     run = forecast_of("out/a")
     assert run.status == 2 and "pre.jsonl" in run.err and "or go on with another corpus, --probe" in run.err

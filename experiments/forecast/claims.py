@@ -17,7 +17,7 @@ from experiments.forecast.calibration import Forecast
 from experiments.forecast.intervals import forecasts_of, judge_intervals, published_beside
 from experiments.forecast.known import BEGUN, QUARTER, Task, describe, on_d_pre, tasks_of, with_course
 from experiments.forecast.plan import PLAN
-from experiments.points import Point, distinct
+from experiments.points import Point
 from experiments.statistics import estimate, spearman, verdict
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "noise"))

@@ -30,7 +30,7 @@ class Task(NamedTuple):
     recipes: list[str]                   # (n,)
     lams: ndarray                        # (n,)
     sizes: ndarray                       # (n,) |D_post| in tokens
-    stages_2: list[str]                  # (n,) recipes without what they differ by in Stage 1
+    stages_2: list[str]                  # (n,) recipes without their λ
     known: dict[str, ndarray]            # by name, what is known before, (seeds, n)
     L_ret: ndarray                       # (seeds, n)
 
@@ -51,8 +51,7 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     named = [f"|D_post| {pre['post_tokens']:g}", f"rate {post['lr']:g}", f"batch {post['batch']}",
              f"{post['max_tokens'] / 1e6:g}M tokens"]
     named += [f"{name} {post[name]:g}" for name in ("dropout", "replay") if post[name]]
-    if "LoRA" in recipe.additions:
-        named.append("LoRA")
+    named += [name for name in ("LoRA", "compute-matched") if name in recipe.additions]
     stage_2 = ", ".join(named)
     known = {"pipeline": f"{stem(pre['pre'])} → {stem(pre['post'])}", "seed": seed_of(lineage),
              "recipe": f"{recipe}, λ {lam:.2g}, {stage_2}",
