@@ -6,7 +6,7 @@
 Speeds are those of the stages' own step on random tokens, beside the ceiling, one large matrix product
 measured here and now. On CUDA each shape goes through micro-batches until one does not fit or is no faster;
 the fastest is then compiled, and tried without deterministic algorithms. Trials are whole runs, as a user
-starts them. What fails says why in its line, and the rest goes on.
+starts them, after the first shape. What fails says why in its line, and the rest goes on.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from contextlib import chdir
 import torch
 
 from experiments import trials
-from experiments.speed import Speed, forget, matmul_ceiling, measure_step
+from experiments.speed import Speed, forget, matmul_ceiling, measure_step, reason
+from experiments.sweep import COMPILING
 from model import PRESETS
 from run.device import be_deterministic, pick_device, pick_dtype
-from run.files import UserError
-from run.flags import Parser, add_device_flags, is_out_of_memory, launch, mendable, positive
-from run.loop import largest_micro_batch
+from run.flags import Parser, add_device_flags, is_out_of_memory, launch, positive
+from run.loop import largest_micro_batch, require_divisible
 
 VARIANT = "{:<8}{:<10}{:<15}{:>11}"
 ROW = VARIANT + "{:>14}{:>10}{:>8}{:>9}"
@@ -41,39 +41,33 @@ TRIALS_ON_A_GPU = {
 
 
 def main() -> None:
-    # Every speed is told as a share of the ceiling, which comes first, in the same process.
+    # What makes no sense ends it here; from then on, what fails is a row.
     args = parse()
-    started = time.monotonic()
+    ends = time.monotonic() + 60 * args.minutes
     device = pick_device(args.device)
+    on_gpu = device.type == "cuda"
     args.dtype = pick_dtype(args.dtype, device)
+    shapes = args.shapes or (["toy", "135m", "1b"] if on_gpu else ["toy", "135m"])
+    for shape in shapes:
+        require_divisible(args.batch or default_batch(shape, on_gpu), args.micro_batch)
+
+    # Every speed is told as a share of the ceiling, which comes first, in the same process.
     be_deterministic(device)
     ceiling = matmul_ceiling(device, args.dtype)
     print(f"{name_of(device)}, torch {torch.__version__}, {args.dtype}: "
-          f"matrix product {ceiling / 1e9:,.0f} GFLOP/s\n\n{ROW.format(*HEADER)}", flush=True)
+          f"matrix product {ceiling / 1e9:,.0f} GFLOP/s", flush=True)
 
     def is_late() -> bool:
-        return time.monotonic() - started > 60 * args.minutes
+        return time.monotonic() > ends
 
-    # Smaller shapes first, so that what there may be no time for is the largest.
-    on_gpu = device.type == "cuda"
-    for shape in args.shapes or (["toy", "135m", "1b"] if on_gpu else ["toy", "135m"]):
+    # Smaller shapes first, and trials before larger ones: what there may be no time for is the largest.
+    for number, shape in enumerate(shapes):
         if is_late():
-            print(f"{shape}: skipped, {args.minutes} minutes are over")
+            print(f"\n{shape}: skipped, {args.minutes} minutes are over")
         else:
             measure_shape(shape, device, args, ceiling, is_late)
-    if not args.trials:
-        return
-
-    # Trials are other processes: they need the memory. What only a GPU can show is named where there is none.
-    forget()
-    print()
-    for name, trial in (TRIALS | TRIALS_ON_A_GPU).items():
-        if name in TRIALS_ON_A_GPU and not on_gpu:
-            print(f"{name}: skipped, it needs CUDA")
-        elif is_late():
-            print(f"{name}: skipped, {args.minutes} minutes are over")
-        else:
-            print(f"{name}: {in_a_folder(trial, device)}", flush=True)
+        if number == 0 and args.trials:
+            make_trials(device, args, is_late)
 
 
 def parse() -> Namespace:
@@ -84,7 +78,7 @@ def parse() -> Namespace:
     parser.flag("batch", positive, "sequences a step [toy 32, else 1 on a CPU and 64 on a GPU]")
     parser.flag("micro-batch", positive, "sequences a forward pass [the stages', on a GPU the fastest]")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
-                        help="time compiled steps too [on a GPU]")
+                        help="time compiled steps too, and compile trials [on a GPU]")
     parser.add_argument("--trials", action=argparse.BooleanOptionalAction, default=True,
                         help="whole runs too [yes]")
     parser.flag("minutes", positive, "nothing is begun later [9]", default=9)
@@ -99,20 +93,35 @@ def name_of(device: torch.device) -> str:
     return f"{device.type.upper()}, {torch.get_num_threads()} threads"
 
 
-def in_a_folder(trial: Callable[[torch.device], str], device: torch.device) -> str:
+def make_trials(device: torch.device, args: Namespace, is_late: Callable[[], bool]) -> None:
+    """Do all trials, and print a line for each."""
+    # They are other processes, which need the memory, and do as this one is told.
+    forget()
+    print()
+    flags = " ".join(("--device", str(device), "--dtype", args.dtype, *COMPILING[args.compile]))
+
+    # What only a GPU can show is named where there is none.
+    for name, trial in (TRIALS | TRIALS_ON_A_GPU).items():
+        if name in TRIALS_ON_A_GPU and device.type != "cuda":
+            print(f"{name}: skipped, it needs CUDA")
+        elif is_late():
+            print(f"{name}: skipped, {args.minutes} minutes are over")
+        else:
+            print(f"{name}: {in_a_folder(trial, flags)}", flush=True)
+
+
+def in_a_folder(trial: Callable[[str], str], flags: str) -> str:
     """Do a trial in an empty folder that is gone afterwards; returns what it finds, or why it failed."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         try:
-            return trial(device)
+            return trial(flags)
         except Exception as error:
             return failed(error)
 
 
 def failed(error: Exception) -> str:
     """Say in a line that something failed, and why."""
-    told = None if isinstance(error, OSError) else mendable(error)
-    words = str(told or f"{type(error).__name__}: {error}")
-    return f"FAILED: {words.splitlines()[0]}"
+    return f"FAILED: {reason(error)}"
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -123,11 +132,12 @@ def measure_shape(shape: str, device: torch.device, args: Namespace, ceiling: fl
     """Time a shape's step in all its variants, and print a row for each."""
     on_gpu = device.type == "cuda"
     batch = args.batch or default_batch(shape, on_gpu)
+    print(f"\n{ROW.format(*HEADER)}", flush=True)
 
     def timed(size: int, compiled: bool, deterministic: bool) -> float:
         """Tokens a second, 0 where there are none: memory or time is short, or something fails."""
         flags = ("--device", str(device), "--dtype", args.dtype, "--micro-batch", str(size),
-                 "--compile" if compiled else "--no-compile")
+                 *COMPILING[compiled])
         found = f"skipped, {args.minutes} minutes are over"
         if not is_late():
             found = speed_or_reason(shape, batch, args.steps, flags, deterministic)
@@ -154,11 +164,9 @@ def measure_shape(shape: str, device: torch.device, args: Namespace, ceiling: fl
 
 def speed_or_reason(shape: str, batch: int, steps: int, flags: tuple[str, ...],
                     deterministic: bool) -> Speed | str:
-    """Time a variant, or say why it cannot be; raises UserError if what was asked for makes no sense."""
+    """Time a variant, or say why it cannot be."""
     try:
         return measure_step(shape, batch, steps, flags, deterministic)
-    except UserError:
-        raise
     except Exception as error:
         return "out of memory" if is_out_of_memory(error) else failed(error)
 

@@ -18,6 +18,7 @@ import pretrain
 from data.stream import Interleaved, Windows
 from model import GPT, SIZES, configure
 from run.device import wait_for
+from run.flags import mendable
 from run.loop import Run
 
 
@@ -81,6 +82,12 @@ def forget() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def reason(error: Exception) -> str:
+    """Say in a line why a step could not be measured; that a stage is to be run again fits nothing here."""
+    words = str(mendable(error) or f"{type(error).__name__}: {error}")
+    return words.splitlines()[0].partition(", run again")[0]
 
 
 def operations_per_token(model: GPT) -> float:

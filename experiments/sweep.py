@@ -30,6 +30,7 @@ from run.flags import count, noting_signals
 
 STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune, "noise": noise}
 WORTH_COMPILING = 1e6                    # tokens of work: a run of fewer is over before it is compiled
+COMPILING = {None: (), True: ("--compile",), False: ("--no-compile",)}       # what a stage is told
 RETRY = 60                               # seconds until a run that another process had is tried again
 HOUSE = Path(__file__).parent.parent
 

@@ -1,6 +1,7 @@
 """Whole runs on this machine, each a process as a user starts it: their times, and that they end alike.
 
-All go into out/ of the current folder, each into another one.
+All go into out/ of the current folder, each into another one. `flags` are --device and others that every
+stage has.
 """
 
 import base64
@@ -30,9 +31,9 @@ AT_SCALE = ("--preset 135m --pre web --post music --tokenizer pairs.tiktoken --b
             "--eval-every 15")               # 30 whole steps, three lines of log.jsonl
 
 
-def whole_run(device: torch.device) -> str:
+def whole_run(flags: str) -> str:
     """Time README's Stage 1: seconds, tokens a second, and what took how much of them."""
-    run("pretrain", f"--mix 0.05 --device {device}")
+    run("pretrain", f"--mix 0.05 {flags}")
     record = read_run(Path("out/pretrain"))
     seconds = record["seconds"]
     total = seconds.pop("total")
@@ -40,10 +41,10 @@ def whole_run(device: torch.device) -> str:
     return f"{total:.0f} s, {record['tokens_per_second']:,.0f} tokens/s; {shares}"
 
 
-def beside_training(device: torch.device) -> str:
+def beside_training(flags: str) -> str:
     """Tell what evaluation and data take of a run at 135m with the preset's batch and --eval-every."""
     write_pairs(Path("pairs.tiktoken"), size=50_257)
-    run("pretrain", f"{AT_SCALE} --device {device} --out out/135m")
+    run("pretrain", f"{AT_SCALE} {flags} --out out/135m")
     record = read_run(Path("out/135m"))
     entry = record["lineage"][-1]
 
@@ -61,14 +62,13 @@ def beside_training(device: torch.device) -> str:
             f"at {speed:,.0f} tokens/s")
 
 
-def resumed(device: torch.device) -> str:
+def resumed(flags: str) -> str:
     """Kill each of three stages after a save, resume it, and compare with what was left alone."""
-    for stage, flags in SHORT.items():
-        flags += f" --device {device}"
-        run(stage, f"{flags} {after(stage, 'whole')} --out out/whole/{stage}")
+    for stage, short in SHORT.items():
+        run(stage, f"{short} {flags} {after(stage, 'whole')} --out out/whole/{stage}")
 
         # The killed chain goes on from its own runs.
-        killed = f"{flags} {after(stage, 'killed')} --out out/killed/{stage} --resume"
+        killed = f"{short} {flags} {after(stage, 'killed')} --out out/killed/{stage} --resume"
         if not kill(start(stage, killed), saved=Path(f"out/killed/{stage}/last.pt")):
             return f"NOT SEEN: {stage}.py ended before it could be killed"
         run(stage, killed)
@@ -77,26 +77,26 @@ def resumed(device: torch.device) -> str:
     return "all three stages, each killed by SIGKILL and resumed, are bit-equal"
 
 
-def by_torchrun(device: torch.device) -> str:
+def by_torchrun(flags: str) -> str:
     """Train with one rank by torchrun, whose gradients go through NCCL or gloo, and without it."""
-    flags = f"{SHORT['pretrain']} --device {device}"
-    run("pretrain", f"{flags} --out out/alone")
-    run("pretrain", f"{flags} --out out/rank",
+    short = f"{SHORT['pretrain']} {flags}"
+    run("pretrain", f"{short} --out out/alone")
+    run("pretrain", f"{short} --out out/rank",
         launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"))
-    backend = "NCCL" if device.type == "cuda" else "gloo"
+    backend = "NCCL" if "--device cuda" in flags else "gloo"
     if same_weights("out/alone", "out/rank"):
         return f"over {backend}, bit-equal to a run without"
     apart = loss_of("out/rank", "L_post") - loss_of("out/alone", "L_post")
     return f"over {backend}, L_post is {apart:+.1e} from that of a run without"
 
 
-def against_cpu(device: torch.device) -> str:
+def against_cpu(flags: str) -> str:
     """Train the same run on the CPU and on a GPU, there in float32 and bfloat16: how far apart they end."""
     run("pretrain", f"{SHORT['pretrain']} --device cpu --out out/cpu")
     L_post = loss_of("out/cpu", "L_post")
     apart = []
     for dtype in ("float32", "bfloat16"):
-        run("pretrain", f"{SHORT['pretrain']} --device {device} --dtype {dtype} --out out/{dtype}")
+        run("pretrain", f"{SHORT['pretrain']} {flags} --dtype {dtype} --out out/{dtype}")
         difference = loss_of(f"out/{dtype}", "L_post") - L_post
         apart.append(f"{difference:+.1e} in {dtype}")
     return f"L_post {L_post:.4f} on the CPU; on the GPU {', '.join(apart)}"

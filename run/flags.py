@@ -225,6 +225,8 @@ def status_of(main: Callable[[], None]) -> int:
         told = mendable(error)
         if not told:
             raise
+        if isinstance(error, OSError) and not error.filename:          # it comes from printing
+            print_no_more()
         print(f"error: {told}", file=sys.stderr)
         return 2
 
@@ -249,10 +251,7 @@ def mendable(error: Exception) -> UserError | None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return UserError(f"torch.compile fails ({reason}), mend that or use --no-compile")
 
-    # An OSError without a file's name comes from printing.
     if isinstance(error, OSError) and error.errno:
-        if not error.filename:
-            print_no_more()
         return write_error(error.filename or "what is printed or a file", error, tried="read or write")
     return None
 

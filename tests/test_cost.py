@@ -1,6 +1,7 @@
 """What a plan will take, by hand; and the measurement of the step that it is reckoned with."""
 
 import os
+import re
 import tempfile
 import weakref
 from argparse import Namespace
@@ -154,7 +155,7 @@ def test_a_gpu_goes_through_micro_batches_until_one_does_not_fit(monkeypatch, ca
     bench.measure_shape("135m", torch.device("cuda"), ARGS, ceiling=4e12, is_late=lambda: False)
     assert tried == [(8, False, True), (16, False, True), (32, False, True),
                      (16, False, False), (16, True, True), (16, True, False)]
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert lines[1] == "135m eager deterministic 16 16,000 1,000 25% 5.0".split()
     assert lines[2] == "135m eager deterministic 32 out of memory".split()
 
@@ -173,37 +174,69 @@ def test_what_fails_or_comes_too_late_is_a_row(monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure_step", step)
     bench.measure_shape("135m", torch.device("cuda"), Namespace(**vars(ARGS) | {"micro_batch": 8}),
                         ceiling=4e12, is_late=lambda: len(tried) == 3)
-    _, _, failed, late = capsys.readouterr().out.splitlines()
+    *_, failed, late = capsys.readouterr().out.splitlines()
     assert failed.split()[4:] == ("FAILED: torch.compile fails (no compiler here), mend that or use "
                                   "--no-compile").split()
     assert late.split()[4:] == "skipped, 9 minutes are over".split() and len(tried) == 3
 
 
-def test_a_trial_that_fails_does_not_end_the_others(stage, monkeypatch):
-    done = []
+def test_a_loss_that_is_not_finite_is_a_row(folder, monkeypatch, capsys):
+    def diverging(shape, batch, steps, flags, deterministic):
+        if "--compile" in flags:
+            return bench.Speed(1234.0, 1e9, 0)
+        return measure_step(shape, 2, steps, ("--lr", "1e38", "--micro-batch", "2", "--device", "cpu"))
+    monkeypatch.setattr(bench, "measure_step", diverging)
+    args = Namespace(**vars(ARGS) | {"compile": True})
+    bench.measure_shape("toy", torch.device("cpu"), args, ceiling=2e9, is_late=lambda: False)
+    *_, failed, compiled = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("FAILED: the (loss is|weights are) not finite at step [0-9]+", failed.split(maxsplit=4)[4])
+    assert compiled.split()[4] == "1,234"
 
-    def failing(device):
+
+def test_a_batch_that_does_not_divide_is_said_before_anything_is_measured(stage, monkeypatch):
+    monkeypatch.setattr(bench, "matmul_ceiling", lambda *_: pytest.fail("it was measured"))
+    run = stage("experiments.bench", settings="--shapes toy 135m --batch 8 --micro-batch 3")
+    assert (run.status, run.out) == (2, "") and run.err.startswith("error: --batch 8 over 1 ranks does not")
+
+
+@pytest.fixture
+def bench_of(stage, monkeypatch):
+    """Run bench with other trials in place of its own, and shapes that are only named; gives what it told."""
+    def run(settings="", **trials):
+        monkeypatch.setattr(bench, "matmul_ceiling", lambda device, dtype: 2e9)
+        monkeypatch.setattr(bench, "measure_shape", lambda shape, *args: print(shape))
+        monkeypatch.setattr(bench, "TRIALS", trials)
+        return stage("experiments.bench", settings=settings)
+    return run
+
+
+def test_a_trial_that_fails_does_not_end_the_others(bench_of, monkeypatch):
+    """Nor do trials wait for the larger shapes."""
+    def failing(flags):
         raise UserError("pretrain.py ended with status 1: RuntimeError: out of luck")
-    monkeypatch.setattr(bench, "matmul_ceiling", lambda device, dtype: 2e9)
-    monkeypatch.setattr(bench, "measure_shape", lambda *args: None)
-    monkeypatch.setattr(bench, "forget", lambda: done.append("forgot"), raising=False)
-    monkeypatch.setattr(bench, "TRIALS", {"one": failing, "other": lambda device: done.append("other")})
-    run = stage("experiments.bench", settings="")
-    assert "one: FAILED: pretrain.py ended with status 1: RuntimeError: out of luck\nother: " in run.out
-    assert run.status == 0 and done == ["forgot", "other"]
+    monkeypatch.setattr(bench, "forget", lambda: print("forgot"))
+    run = bench_of(one=failing, other=lambda flags: f"done with {flags}", settings="--dtype bfloat16 --no-compile")
+    assert run.status == 0 and run.out.split("\n", 1)[1] == (
+        "toy\nforgot\n\n"
+        "one: FAILED: pretrain.py ended with status 1: RuntimeError: out of luck\n"
+        "other: done with --device cpu --dtype bfloat16 --no-compile\n"
+        "CPU and GPU: skipped, it needs CUDA\n135m, beside training: skipped, it needs CUDA\n"
+        "135m\n")
 
 
 # ---- whole runs
 
 @pytest.mark.parametrize("trial", [*bench.TRIALS.values(), *bench.TRIALS_ON_A_GPU.values()])
-def test_a_trial_is_of_the_gpu_that_was_named(folder, monkeypatch, trial):
+def test_a_trial_does_as_bench_is_told(folder, monkeypatch, trial):
+    told = "--device cuda:1 --dtype bfloat16 --no-compile"
+
     def run(name: str, flags: str, launcher: tuple[str, ...] = ()) -> None:
-        if "--device cuda:1" in flags:
+        if told in flags:
             raise UserError("found")
     monkeypatch.setattr(trials, "run", run)
     monkeypatch.setattr(trials, "loss_of", lambda out, name: 0.0)
     with pytest.raises(UserError, match="found"):
-        trial(torch.device("cuda:1"))
+        trial(told)
 
 
 def test_the_run_at_135m_has_whole_steps_and_the_vocabulary_of_gpt2(tmp_path):
@@ -226,7 +259,7 @@ def test_a_killed_run_is_resumed_and_compared(stage, monkeypatch):
     monkeypatch.setattr(trials, "run", run_here)
     monkeypatch.setattr(trials, "start", lambda name, flags: Forked([str(ROOT / f"{name}.py"), *flags.split()],
                                                                     dict(os.environ)))
-    answer = trials.resumed(torch.device("cpu"))
+    answer = trials.resumed("--device cpu")
     assert answer == "all three stages, each killed by SIGKILL and resumed, are bit-equal"
     assert started == [(name, resumed) for name in short for resumed in (False, True)]
 
