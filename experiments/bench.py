@@ -6,15 +6,17 @@
 Speeds are those of the stages' own step on random tokens, beside the ceiling, one large matrix product
 measured here and now. On CUDA each shape goes through micro-batches until one does not fit or is no faster;
 the fastest is then compiled, and tried without deterministic algorithms. Trials are whole runs, as a user
-starts them, after the first shape. What fails says why in its line, and the rest goes on.
+starts them, after the first shape; one that hangs is ended. What fails says why in its line, and the rest
+goes on.
 """
 
 import argparse
+import signal
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 
 import torch
 
@@ -23,9 +25,11 @@ from experiments.speed import Speed, forget, matmul_ceiling, measure_step, reaso
 from experiments.sweep import COMPILING
 from model import PRESETS
 from run.device import be_deterministic, pick_device, pick_dtype
+from run.files import UserError
 from run.flags import Parser, add_device_flags, is_out_of_memory, launch, positive
 from run.loop import largest_micro_batch, require_divisible
 
+PATIENCE = 300                           # seconds of a trial: one that hangs leaves time to the others
 VARIANT = "{:<8}{:<10}{:<15}{:>11}"
 ROW = VARIANT + "{:>14}{:>10}{:>8}{:>9}"
 HEADER = ("shape", "step", "algorithms", "micro-batch", "tokens/s", "GFLOP/s", "of it", "peak GB")
@@ -67,7 +71,7 @@ def main() -> None:
         else:
             measure_shape(shape, device, args, ceiling, is_late)
         if number == 0 and args.trials:
-            make_trials(device, args, is_late)
+            make_trials(device, args, ends)
 
 
 def parse() -> Namespace:
@@ -93,8 +97,8 @@ def name_of(device: torch.device) -> str:
     return f"{device.type.upper()}, {torch.get_num_threads()} threads"
 
 
-def make_trials(device: torch.device, args: Namespace, is_late: Callable[[], bool]) -> None:
-    """Do all trials, and print a line for each."""
+def make_trials(device: torch.device, args: Namespace, ends: float) -> None:
+    """Do all trials, and print a line for each; `ends` is when, by the clock, none begins any more."""
     # They are other processes, which need the memory, and do as this one is told.
     forget()
     print()
@@ -102,21 +106,36 @@ def make_trials(device: torch.device, args: Namespace, is_late: Callable[[], boo
 
     # What only a GPU can show is named where there is none.
     for name, trial in (TRIALS | TRIALS_ON_A_GPU).items():
+        left = ends - time.monotonic()
         if name in TRIALS_ON_A_GPU and device.type != "cuda":
             print(f"{name}: skipped, it needs CUDA")
-        elif is_late():
+        elif left < 0:
             print(f"{name}: skipped, {args.minutes} minutes are over")
         else:
-            print(f"{name}: {in_a_folder(trial, flags)}", flush=True)
+            print(f"{name}: {in_a_folder(trial, flags, min(PATIENCE, left + 60))}", flush=True)
 
 
-def in_a_folder(trial: Callable[[str], str], flags: str) -> str:
+def in_a_folder(trial: Callable[[str], str], flags: str, seconds: float) -> str:
     """Do a trial in an empty folder that is gone afterwards; returns what it finds, or why it failed."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         try:
-            return trial(flags)
+            with at_most(seconds):
+                return trial(flags)
         except Exception as error:
             return failed(error)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise UserError in the block once it has taken so long."""
+    def stop(number: int, frame: object) -> None:
+        raise UserError(f"no end after {seconds:.0f} s")
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def failed(error: Exception) -> str:

@@ -7,6 +7,7 @@ stage has.
 import base64
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from model import PRESETS
 from run.checkpoint import read_checkpoint, read_run
 from run.files import UserError
 
+GRACE = 40                                   # seconds to end in: torchrun kills its ranks after 30
 SHORT = {                                    # a chain of some hundred steps a stage, saved often
     "pretrain": "--tokens 400k --post-tokens 20k --lam 1 --save-every 20",
     "posttrain": "--max-tokens 100k --replay 0.1 --dropout 0.05 --eval-every 20 --save-every 20",
@@ -109,15 +111,30 @@ def start(stage: str, flags: str, launcher: tuple[str, ...] = (),
           errors: int = subprocess.DEVNULL) -> subprocess.Popen:
     """Start a stage in the current folder; a pipe for its errors is to be read, or it may wait for that."""
     words = [sys.executable, *launcher, HOUSE / f"{stage}.py", *flags.split()]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, text=True)
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, text=True,
+                            start_new_session=True)
 
 
 def run(stage: str, flags: str, launcher: tuple[str, ...] = ()) -> None:
     """Run a stage to its end; raises UserError, with its last words, if it fails."""
     process = start(stage, flags, launcher, errors=subprocess.PIPE)
-    _, errors = process.communicate()
+    try:
+        _, errors = process.communicate()
+    finally:
+        end(process)
     if process.returncode:
         raise UserError(f"{stage}.py {flags} ended with status {process.returncode}: {last_words(errors)}")
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process, unless it has ended, and what it has started."""
+    # It is asked first, because torchrun's ranks are in groups of their own, and only torchrun ends them.
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def last_words(errors: str) -> str:
@@ -129,10 +146,12 @@ def last_words(errors: str) -> str:
 
 def kill(process: subprocess.Popen, saved: Path) -> bool:
     """Kill a run as soon as it has saved something; returns whether it had not ended before."""
-    while process.poll() is None and not saved.exists():
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    try:
+        while process.poll() is None and not saved.exists():
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
     return process.returncode == -signal.SIGKILL
 
 

@@ -1,12 +1,16 @@
 """What a plan will take, by hand; and the measurement of the step that it is reckoned with."""
 
+import fcntl
 import os
 import re
+import signal
 import tempfile
+import time
 import weakref
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -222,6 +226,45 @@ def test_a_trial_that_fails_does_not_end_the_others(bench_of, monkeypatch):
         "other: done with --device cpu --dtype bfloat16 --no-compile\n"
         "CPU and GPU: skipped, it needs CUDA\n135m, beside training: skipped, it needs CUDA\n"
         "135m\n")
+
+
+STUCK = """
+import fcntl, os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+held = open(sys.argv[1], "a")
+fcntl.flock(held, fcntl.LOCK_EX)
+os.fork()
+time.sleep(30)
+"""
+
+
+@pytest.fixture
+def stuck(tmp_path, monkeypatch):
+    """A trial of a process that does not end, nor obey SIGTERM, nor does one that it has started."""
+    monkeypatch.setattr(trials, "HOUSE", tmp_path)
+    monkeypatch.setattr(trials, "GRACE", 0.1)
+    Path(tmp_path, "stuck.py").write_text(STUCK)
+    yield lambda flags: trials.run("stuck", str(tmp_path / "held"))
+
+    # Whatever held the file has been killed.
+    began = time.monotonic()
+    with open(tmp_path / "held", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+    assert time.monotonic() - began < 5
+
+
+def test_a_trial_that_does_not_end_is_ended(bench_of, stuck, monkeypatch):
+    monkeypatch.setattr(bench, "PATIENCE", 2)
+    run = bench_of(one=stuck, two=lambda flags: trials.kill(trials.start("stuck", "held"), Path("never")),
+                   three=lambda flags: "done")
+    assert "\none: FAILED: no end after 2 s\ntwo: FAILED: no end after 2 s\nthree: done\n" in run.out
+
+
+def test_what_ends_the_bench_ends_its_trial(bench_of, stuck):
+    def stopped(flags):
+        Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        stuck(flags)
+    assert bench_of(one=stopped).status == 143
 
 
 # ---- whole runs
