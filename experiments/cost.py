@@ -1,14 +1,18 @@
 """What a plan will take: tokens, time, disk."""
 
 import itertools
+import subprocess
+import sys
 import time
 
 import torch
 
 from data.tokens import HELD_OUT_SEQUENCES
-from experiments.speed import measure_step
-from experiments.sweep import STAGES, Planned, Settings, cores, duration, number, threads
+from experiments.speed import measure_step, reason
+from experiments.sweep import COMPILING, HOUSE, STAGES, Planned, Settings, cores, duration, number, threads
+from experiments.trials import last_words
 from model import GPT, PRESETS, SIZES, configure
+from run.files import UserError
 from run.report import per_second
 
 MODEL_FLAGS = ("--preset", *(f"--{name.replace('_', '-')}" for name in SIZES))
@@ -69,16 +73,34 @@ def work(run: Planned) -> float:
     return tokens(run) + evaluated_tokens(run) / 3
 
 
-def tokens_per_second(model: Settings, threads: int) -> float:
-    """Measure how fast a model trains here and now, on one device or so many CPU threads."""
-    torch.set_num_threads(threads)
+def tokens_per_second(model: Settings, threads: int, compiled: bool | None) -> float:
+    """Measure how fast a model trains here and now, on one device or so many CPU threads.
+
+    Raises what training raises.
+    """
     preset = dict(model)["--preset"]
     batch, steps = 8, 10
     if preset == "toy":
         batch = 32
     elif not torch.cuda.is_available():
         batch, steps = 1, 2
-    return measure_step(preset, batch, steps, tuple(itertools.chain(*model))).tokens_per_second
+    step = preset, batch, steps, (*itertools.chain(*model), *COMPILING[compiled])
+
+    # A process that has been on a GPU keeps some of it: the runs are to have it all.
+    if torch.cuda.is_available():
+        return apart(step)
+    torch.set_num_threads(threads)
+    return measure_step(*step).tokens_per_second
+
+
+def apart(step: tuple) -> float:
+    """Measure a step, its speed alone, in a process of its own; raises UserError if that fails."""
+    program = ("from experiments.speed import measure_step; from run.flags import launch; "
+               f"launch(lambda: print(measure_step(*{step!r}).tokens_per_second))")
+    done = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(last_words(done.stderr).removeprefix("error: "))
+    return float(done.stdout.split()[-1])
 
 
 def checkpoint_bytes(model: Settings) -> int:
@@ -90,7 +112,7 @@ def checkpoint_bytes(model: Settings) -> int:
         return 4 * GPT(configure(preset, vocabulary, sizes)).parameter_count()
 
 
-def cost(name: str, runs: list[Planned], jobs: int, processes: int) -> str:
+def cost(name: str, runs: list[Planned], jobs: int, processes: int, compiled: bool | None = None) -> str:
     """Say in a line what there is to do, and how long that takes if every stage uses all its tokens."""
     start_up = time.process_time()          # importing torch, which every run does as this process did
     left = [run for run in runs if not run.is_finished()]
@@ -104,24 +126,31 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int) -> str:
         share = min(1, cores() / (jobs * processes))
 
     # Models of different sizes go at different speeds. Noise leaves no checkpoint.
-    to_go, training, working, kept = 0.0, 0.0, 0.0, 0
+    to_go, training, working, kept, unknown = 0.0, 0.0, 0.0, 0, ""
     for model in dict.fromkeys(map(model_of, left)):
         of_model = [run for run in left if model_of(run) == model]
         budget = sum(tokens(run) for run in of_model)
         to_go += budget
-        speed = share * processes * tokens_per_second(model, threads(jobs * processes))
-        training += budget / speed
-        working += sum(work(run) for run in of_model) / speed
         files = sum(run.stage != "noise" for run in of_model)
         leaving = [run for run in of_model if run.stage == "pretrain" and "--leave" in dict(run.settings)]
         files += 2 * len(leaving)                                                    # two moments a weight
         kept += checkpoint_bytes(model) * files
+
+        # Runs may do what this cannot, and if not, each says so.
+        try:
+            speed = share * processes * tokens_per_second(model, threads(jobs * processes), compiled)
+        except Exception as error:
+            unknown = reason(error)
+            continue
+        training += budget / speed
+        working += sum(work(run) for run in of_model) / speed
     seconds = (working + start_up * len(left)) / jobs
 
     # A toy plan is of millions and megabytes, the paper's of billions and gigabytes.
     amount = f"{to_go / 1e9:,.1f}B" if to_go >= 1e9 else f"{to_go / 1e6:.1f}M"
     megabytes = kept / 1e6
     disk = f"{megabytes / 1e3:,.0f} GB" if megabytes >= 1e4 else f"{megabytes:,.0f} MB"
-    speed = per_second(to_go, training)
-    return (f"{line}; {amount} tokens to go, at {jobs} × {speed:,.0f} tokens/s about {duration(seconds)}; "
-            f"{disk} to keep")
+    speed = f"at {jobs} × {per_second(to_go, training):,.0f} tokens/s about {duration(seconds)}"
+    if unknown:
+        speed = f"speed unknown ({unknown})"
+    return f"{line}; {amount} tokens to go, {speed}; {disk} to keep"

@@ -1,5 +1,6 @@
 """What a plan will take, by hand; and the measurement of the step that it is reckoned with."""
 
+import errno
 import fcntl
 import os
 import re
@@ -59,7 +60,7 @@ def test_evaluations_by_hand(line, evaluations):
 
 
 def test_the_cost_comes_first(stage, monkeypatch):
-    monkeypatch.setattr(cost, "tokens_per_second", lambda preset, threads: 10_000)
+    monkeypatch.setattr(cost, "tokens_per_second", lambda model, threads, compiled: 10_000)
     monkeypatch.setattr(cost.time, "process_time", lambda: 2.0)
 
     def printed(words):
@@ -72,6 +73,40 @@ def test_the_cost_comes_first(stage, monkeypatch):
     monkeypatch.setattr(cost, "cores", lambda: 2)                    # 16 processes share them: an eighth each
     assert "at 2 × 10,000 tokens/s" in printed("--jobs 2 --nproc-per-node 8")
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("compiled, flags", [(None, ()), (True, ("--compile",)), (False, ("--no-compile",))])
+def test_what_is_measured_compiles_as_the_runs_will(monkeypatch, compiled, flags):
+    taken = []
+    monkeypatch.setattr(cost, "measure_step", lambda *step: taken.append(step) or bench.Speed(5.0, 1e9, 0))
+    assert cost.tokens_per_second((("--preset", "toy"),), torch.get_num_threads(), compiled) == 5
+    assert taken == [("toy", 32, 10, ("--preset", "toy", *flags))]
+
+
+def test_a_gpu_is_measured_by_a_process_that_leaves_it(folder, monkeypatch):
+    """The GPU is played, and the other process, which finds none, knows nothing of that."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(cost, "measure_step", lambda *step: pytest.fail("it was measured here"))
+    assert cost.tokens_per_second((("--preset", "toy"), ("--layers", "1")), 1, None) > 0
+    with pytest.raises(UserError, match="^--layers: must be at least 1"):
+        cost.tokens_per_second((("--preset", "toy"), ("--layers", "0")), 1, None)
+
+
+@pytest.mark.parametrize("error, told", [
+    (UserError("torch.compile fails (no compiler), use --no-compile"),
+     "torch.compile fails (no compiler), use --no-compile"),
+    (torch.OutOfMemoryError("CUDA out of memory\nand more"), "the device is out of memory, lower --micro-batch"),
+    (RuntimeError("CUDA error: busy\nand more"), "RuntimeError: CUDA error: busy"),
+    (OSError(errno.ENOSPC, "No space left"), "no space left to write what is printed or a file, free some and run "
+                                             "again, a stage with --resume"),
+])
+def test_a_sweep_goes_on_where_its_speed_cannot_be_measured(stage, monkeypatch, error, told):
+    def failing(*_):
+        raise error
+    monkeypatch.setattr(cost, "measure_step", failing)
+    run = stage("experiments.__main__", settings="fig3a --cost")
+    assert run.out == ("fig3a: 15 runs, 0 of them finished; 26.1M tokens to go, "
+                       f"speed unknown ({told}); 13 MB to keep\n")
 
 
 def test_a_checkpoint_is_the_weights_in_float32():

@@ -19,7 +19,7 @@ from tests.finished_runs import finish
 @pytest.fixture
 def experiments(stage, monkeypatch):
     """`experiments("fig3a --list")`: status, out, err of the command, which neither measures nor trains."""
-    monkeypatch.setattr(cost, "tokens_per_second", lambda preset, threads: 10_000)
+    monkeypatch.setattr(cost, "tokens_per_second", lambda model, threads, compiled: 10_000)
     monkeypatch.setattr(Sweep, "_start", lambda sweep: pytest.fail("a run was started"))
     return lambda words: stage("experiments.__main__", settings=words)
 

@@ -453,7 +453,7 @@ def test_what_choosing_lowers_by_hand():
 @pytest.fixture
 def forecast_of(stage, monkeypatch):
     """Run `python -m experiments forecast` and give status and output; nothing is measured for its cost."""
-    monkeypatch.setattr("experiments.cost.tokens_per_second", lambda preset, threads: 10_000)
+    monkeypatch.setattr("experiments.cost.tokens_per_second", lambda model, threads, compiled: 10_000)
     monkeypatch.setattr("experiments.sweep.subprocess.Popen", popen)
     return lambda words: stage("experiments.__main__", settings=f"forecast {words}")
 

@@ -76,7 +76,7 @@ def test_at_the_papers_size_the_bridge_takes_up_the_models_of_figure_3a():
 
 def test_a_ladder_is_priced_at_its_own_model(monkeypatch):
     measured = []
-    monkeypatch.setattr(cost, "tokens_per_second", lambda model, threads: measured.append(model) or 1000)
+    monkeypatch.setattr(cost, "tokens_per_second", lambda model, *_: measured.append(model) or 1000)
     line = cost.cost("ladder", runs_of("overtrained-noise"), jobs=1, processes=1)
     assert measured == [(("--preset", "toy"), ("--width", "64"), ("--mlp", "128"), ("--heads", "2"))]
     assert "42 runs, 0 of them finished; 127.0M tokens to go, at 1 × 1,000 tokens/s" in line

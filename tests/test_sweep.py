@@ -179,7 +179,7 @@ from tests.processes import Child
 update, pause = Run.update, float(sys.argv.pop(1))
 Run.update = lambda run: (update(run), time.sleep(pause))
 early_exposure.FIGURES["fig3a"] = early_exposure.FIGURES["fig3a"]._replace(plan={GRID!r})
-cost.tokens_per_second = lambda preset, threads: 10_000
+cost.tokens_per_second = lambda model, threads, compiled: 10_000
 sweep.RETRY = 0.1
 sweep.subprocess.Popen = Child
 launch(command.main)
@@ -241,7 +241,7 @@ def test_a_sweep_that_cannot_write_says_so_in_one_line(stage, monkeypatch, there
     """Neither the log of a run, nor the lock of one that is unfinished."""
     figure = early_exposure.FIGURES["fig3a"]._replace(plan=GRID[:1])
     monkeypatch.setitem(early_exposure.FIGURES, "fig3a", figure)
-    monkeypatch.setattr("experiments.cost.tokens_per_second", lambda preset, threads: 10_000)
+    monkeypatch.setattr("experiments.cost.tokens_per_second", lambda model, threads, compiled: 10_000)
     corpora = dict(zip(TOY, ("pre.jsonl", "post.jsonl", "ft.jsonl", "short.jsonl")))
     Path("short.jsonl").write_text("".join(Path("ft.jsonl").read_text().splitlines(keepends=True)[:100]))
 
