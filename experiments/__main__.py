@@ -12,6 +12,7 @@ If it is killed or run again, or several machines share the folder, it continues
 it gets SIGKILL, the runs that it had started go on by themselves.
 """
 
+import argparse
 import shlex
 import sys
 from argparse import Namespace
@@ -26,7 +27,7 @@ from experiments.cost import cost, work
 from experiments.drawing import VERDICTS, Figure, draw
 from experiments.forecast.command import main as forecast_runs
 from experiments.points import stem
-from experiments.sweep import (STAGES, Planned, Sweep, command, jobs_at_once, plan, require_same,
+from experiments.sweep import (STAGES, Planned, Sweep, command, compiling, jobs_at_once, plan, require_same,
                                tell_failures, with_further_seeds)
 from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
@@ -62,14 +63,14 @@ def main() -> None:
 
     # A list is for a cluster, and starts nothing.
     if args.list:
-        print_commands(runs, args.list, args.nproc_per_node)
+        print_commands(runs, args)
         return
 
     # What is missing is made, unless it is only to be priced.
     failed = {}
     if args.only != "draw":
         jobs = jobs_at_once(runs, args.jobs, args.nproc_per_node)
-        print(cost(args.name, runs, jobs, args.nproc_per_node), flush=True)
+        print(cost(args.name, runs, jobs, args.nproc_per_node, args.compile), flush=True)
         if args.cost:
             return
         corpora = set()
@@ -81,7 +82,7 @@ def main() -> None:
     drawn = [draw_planned(papers[name], name, args, plans[name], root) for name in names]
 
     # Failures are told last, where they are seen.
-    tell_failures(failed, args.nproc_per_node)
+    tell_failures(failed)
     if failed:
         missing = sum(not run.is_finished() for run in runs)
         raise UserError(f"{len(failed)} runs failed, {missing} are missing, "
@@ -160,8 +161,9 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.flag("jobs", positive, "runs at once [one a GPU, or one a CPU core]", metavar="N")
     parser.flag("nproc-per-node", positive, "processes a run, by torchrun, a GPU each [1]", metavar="N",
                 default=1)
-    parser.add_argument("--compile", action="store_true",
-                        help="torch.compile long runs on a CPU too; what is made is shared by all of them")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                        help="torch.compile long runs, on a CPU too, or none; what is made is shared by all "
+                             "[all on CUDA]")
     parser.flag("out", Path, "folder of all runs and figures [out/PRESET, and -PRE with --corpora]",
                 metavar="DIR")
     parser.flag("picture", Path, "where to draw with --runs, .csv and .md beside it [NAME.png]",
@@ -219,14 +221,15 @@ def runs_of(paper: ModuleType, name: str, args: Namespace, seeds: int, root: Pat
     return plan(lines, args.preset, paper.SETTINGS[grid(args)], corpora, seeds, root)
 
 
-def print_commands(runs: list[Planned], which: str, processes: int) -> None:
+def print_commands(runs: list[Planned], args: Namespace) -> None:
     """Print the commands of a stage, or of all, stage by stage."""
-    for stage in STAGES if which == "all" else [which]:
+    for stage in STAGES if args.list == "all" else [args.list]:
         of_stage = [run for run in runs if run.stage == stage]
-        if which == "all" and of_stage:
+        if args.list == "all" and of_stage:
             print(f"# {stage}")
         for run in of_stage:
-            print(shlex.join(command(run, processes)))
+            words = command(run, args.nproc_per_node)
+            print(shlex.join([*words, *compiling(run, work(run), args.compile)]))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -234,7 +237,7 @@ def print_commands(runs: list[Planned], which: str, processes: int) -> None:
 
 def make(args: Namespace, runs: list[Planned], corpora: set[str], jobs: int,
          root: Path) -> dict[Planned, str]:
-    """Run what is missing; returns the runs that failed, and their last lines."""
+    """Run what is missing; returns the runs that failed, their commands and last lines."""
     # A corpus that cannot be read is found before hours of training, not after.
     make_folder(root)
     missing = [run for run in runs if not run.is_finished()]

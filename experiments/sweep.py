@@ -186,6 +186,13 @@ def command(run: Planned, processes: int, python: str = "python") -> list[str]:
     return [*words, "--out", str(run.out), "--resume"]
 
 
+def compiling(run: Planned, work: float, compiled: bool | None) -> tuple[str, ...]:
+    """Write what a run of so much work is told: no --compile if it is short, and noise has no such flag."""
+    if run.stage == "noise" or compiled and work < WORTH_COMPILING:
+        compiled = None
+    return COMPILING[compiled]
+
+
 def script(stage: str) -> list[str]:
     """Name what Python runs for a stage: a script at the top by its path, a module of a room by its name."""
     module = STAGES[stage].__name__
@@ -247,16 +254,16 @@ class Sweep:
     processes: int                                           # of a run
     root: Path
     work: dict[Planned, float]                               # of a run, in tokens
-    compiled: bool = False                                   # whether long runs are
+    compiled: bool | None = None                             # whether long runs are; None: on CUDA
     waiting: list[Planned] = field(init=False, default_factory=list)
     running: dict[int, Running] = field(init=False, default_factory=dict)          # by slot
-    failed: dict[Planned, str] = field(init=False, default_factory=dict)           # and their last lines
+    failed: dict[Planned, str] = field(init=False, default_factory=dict)           # and how they ended
     not_before: dict[Planned, float] = field(init=False, default_factory=dict)     # clock time to try again
     work_done: float = field(init=False, default=0.0)
     started: float = field(init=False, default=0.0)                                # clock time
 
     def execute(self) -> dict[Planned, str]:
-        """Make the runs that are missing; returns the failed ones and their last lines.
+        """Make the runs that are missing; returns the failed ones, their commands and last lines.
 
         A run that another process is at is left to it. However this ends, what it started saves and ends too.
         """
@@ -301,7 +308,7 @@ class Sweep:
 
             # What comes after a failed run cannot be made.
             if status:
-                self.failed[run] = last_lines(run.log())
+                self.failed[run] = f"{shlex.join(self._command(run, 'python'))}\n{last_lines(run.log())}"
                 self.waiting = [other for other in self.waiting if run not in other.ancestors()]
             else:
                 self.work_done += self.work[run]
@@ -326,13 +333,15 @@ class Sweep:
             # The log is kept over several tries: the reason of a failure may be in an earlier one.
             self.waiting.remove(run)
             make_folder(run.out.parent)
-            words = command(run, self.processes, sys.executable)
-            if self.compiled and self.work[run] >= WORTH_COMPILING:
-                words.append("--compile")
+            words = self._command(run, sys.executable)
             variables = environment(slot, self.jobs, self.processes, self.root)
             with open(run.log(), "a") as log:
                 process = subprocess.Popen(words, stdout=log, stderr=log, env=variables)
             self.running[slot] = Running(run, process)
+
+    def _command(self, run: Planned, python: str) -> list[str]:
+        """The command of a run, with what it is told of torch.compile."""
+        return [*command(run, self.processes, python), *compiling(run, self.work[run], self.compiled)]
 
     def _tell(self, run: Planned) -> None:
         """Say how a run ended and how long the rest may take."""
@@ -353,10 +362,10 @@ class Sweep:
         print(f"{finished}/{len(self.missing)} {run.out}: {outcome}{time_left}", flush=True)
 
 
-def tell_failures(failed: dict[Planned, str], processes: int) -> None:
+def tell_failures(failed: dict[Planned, str]) -> None:
     """Print the commands of runs that failed, and how each of them ended."""
-    for run, lines in failed.items():
-        print(f"\nFAILED {shlex.join(command(run, processes))}\n{lines}", file=sys.stderr)
+    for how in failed.values():
+        print(f"\nFAILED {how}", file=sys.stderr)
 
 
 def is_taken(run: Planned) -> bool:

@@ -1,6 +1,7 @@
 """`python -m experiments`: what is listed, checked, drawn without training, and of which paper."""
 
 import csv
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,25 @@ def test_list_prints_levels_that_can_run_at_once(experiments):
     level = experiments("fig3a --seeds 2 --list posttrain").out.splitlines()
     assert level == [line for line in lines if "posttrain.py" in line]
     assert not Path("out").exists()
+
+
+def test_what_is_said_of_compiling_is_passed_on(stage, monkeypatch):
+    told = []
+    monkeypatch.setattr(cost, "tokens_per_second", lambda model, threads, compiled: told.append(compiled) or 1)
+    monkeypatch.setattr(Sweep, "execute", lambda sweep: told.append(sweep.compiled) or {})
+    shutil.copy("ft.jsonl", "other.jsonl")
+    for flag in ("--no-compile", "--compile", ""):
+        stage("experiments.__main__", f"fig3a --corpora pre.jsonl post.jsonl ft.jsonl other.jsonl {flag}")
+    assert told == [False, False, True, True, None, None]
+
+
+def test_a_list_says_who_compiles(experiments):
+    """Of what is short nobody would wait for that."""
+    none = experiments("fig3a --no-compile --list").out
+    assert none.count(" --no-compile\n") == 15
+    long = [line for line in experiments("fig3a --compile --list").out.splitlines() if "--compile" in line]
+    assert len(long) == 10 and not [line for line in long if "finetune" in line]
+    assert "compile" not in experiments("overtrained-noise --no-compile --list noise").out
 
 
 def test_a_paper_is_every_figure_that_it_plans_and_no_run_twice(experiments):

@@ -22,7 +22,7 @@ from experiments.forecast.known import QUARTER, Task, describe, known_of, of_see
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.points import read_points
 from experiments.statistics import ranks, spearman, student_t
-from experiments.sweep import plan
+from experiments.sweep import Sweep, plan
 from model import PRESETS
 from run.files import UserError
 from tests.conftest import log_of, report
@@ -560,6 +560,14 @@ def test_a_number_is_of_the_probe_that_its_law_was_fitted_to(forecast_of, planne
     ends = [json.loads((probe.out / "run.json").read_text())["losses"]["L_ret"]["mean"] for probe in probes]
     row = next(line.split() for line in told.splitlines() if line.startswith("out/posttrain "))
     assert len(ends) == 2 and row[2:] == [f"{np.mean(ends):.3f}", "–"]
+
+
+def test_what_is_said_of_compiling_is_passed_on(planned, stage, monkeypatch):
+    told = []
+    monkeypatch.setattr("experiments.cost.tokens_per_second", lambda *step: told.append(step[-1]) or 10_000)
+    monkeypatch.setattr(Sweep, "execute", lambda sweep: told.append(sweep.compiled) or {"probe": "as it ended"})
+    run = stage("experiments.__main__", settings="forecast out/posttrain --no-compile")
+    assert told == [False, False] and "FAILED as it ended\nerror: 1 probes failed" in run.err
 
 
 def test_surrogates_are_probes_beside_each_other(planned):

@@ -9,6 +9,7 @@ D_post ranks the runs; tables of what it did to others make a number of the rank
     python -m experiments forecast out/*/posttrain --nproc-per-node 8 --cost       what it would take
 """
 
+import argparse
 import math
 import os
 import re
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
             require_same(probe)
             require_same_init(probe)
     jobs = jobs_at_once(probes, args.jobs, args.nproc_per_node)
-    say(cost("forecast", probes, jobs, args.nproc_per_node))
+    say(cost("forecast", probes, jobs, args.nproc_per_node, args.compile))
     whole = sum(one.feared_tokens for one in probed)
     say(f"Stage 3 of all these runs takes {whole:,.0f} tokens a D_ft")
     if args.cost:
@@ -78,8 +79,8 @@ def main(argv: list[str]) -> None:
     make_folder(args.out)
     missing = [probe for probe in probes if not probe.is_finished()]
     amounts = {probe: work(probe) for probe in missing}
-    failed = Sweep(missing, jobs, args.nproc_per_node, args.out, amounts).execute()
-    tell_failures(failed, args.nproc_per_node)
+    failed = Sweep(missing, jobs, args.nproc_per_node, args.out, amounts, args.compile).execute()
+    tell_failures(failed)
     if failed:
         raise UserError(f"{len(failed)} probes failed, mend the cause and run this again")
     tell(probed, law)
@@ -105,6 +106,8 @@ def parse(argv: list[str]) -> Namespace:
     parser.flag("jobs", positive, "probes at once [one a GPU, or one a CPU core]", metavar="N")
     parser.flag("nproc-per-node", positive, "processes a probe, by torchrun, a GPU each [1]", metavar="N",
                 default=1)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                        help="torch.compile long probes, or none [all on CUDA]")
     parser.flag("out", Path, "folder of the probes [out/forecast]", metavar="DIR",
                 default=Path("out/forecast"))
     parser.add_argument("--cost", action="store_true", help="only print the cost")
