@@ -254,12 +254,13 @@ def test_a_trial_that_fails_does_not_end_the_others(bench_of, monkeypatch):
     def failing(flags):
         raise UserError("pretrain.py ended with status 1: RuntimeError: out of luck")
     monkeypatch.setattr(bench, "forget", lambda: print("forgot"))
-    run = bench_of(one=failing, other=lambda flags: f"done with {flags}", settings="--dtype bfloat16 --no-compile")
+    trials = {"one": failing, "other": lambda flags: f"done with {flags}", "CPU and GPU": failing}
+    run = bench_of(**trials, settings="--dtype bfloat16 --no-compile")
     assert run.status == 0 and run.out.split("\n", 1)[1] == (
         "toy\nforgot\n\n"
         "one: FAILED: pretrain.py ended with status 1: RuntimeError: out of luck\n"
         "other: done with --device cpu --dtype bfloat16 --no-compile\n"
-        "CPU and GPU: skipped, it needs CUDA\n135m, beside training: skipped, it needs CUDA\n"
+        "CPU and GPU: skipped, it needs CUDA\n"
         "135m\n")
 
 
@@ -304,7 +305,7 @@ def test_what_ends_the_bench_ends_its_trial(bench_of, stuck):
 
 # ---- whole runs
 
-@pytest.mark.parametrize("trial", [*bench.TRIALS.values(), *bench.TRIALS_ON_A_GPU.values()])
+@pytest.mark.parametrize("trial", bench.TRIALS.values())
 def test_a_trial_does_as_bench_is_told(folder, monkeypatch, trial):
     told = "--device cuda:1 --dtype bfloat16 --no-compile"
 
