@@ -88,6 +88,7 @@ AGAINST_DECAY = Curves(
     dial="decay", symbol="decay", axis="share of all steps over which the rate falls", series="rho",
     name_series="mid-training, α = 1, ρ = {:.3g}".format, panels=("L_im", "L_pre"), losses=("L_im", "L_pre"),
     falls="L_im", judge=judge_decay, judge_together=judge_replay_at_best_decay, colour=ORANGE,
+    name_value=lambda share: f"{share:g}".removeprefix("0") or "0",
     belongs=lambda point: point["goes_on"] and not point["lam"] and point["rho"] in (0, MOST_REPLAY))
 FIGURES = {
     "replay-prediction": Figure("Is the best share of replay what a linear model says?", PREDICTION,
@@ -95,7 +96,7 @@ FIGURES = {
     "replay-shares": Figure("Replay in Stage 2, at equal compute and target data", SHARES, AGAINST_RHO,
                             CHAINS, describe, panel=(4.6, 3.4)),
     "replay-decay": Figure("Mid-training: over how many steps the rate falls", DECAYED, AGAINST_DECAY,
-                           [("pretrain", "posttrain")], describe_decay),
+                           [("pretrain", "posttrain")], describe_decay, panel=(5.2, 3.4)),
     "replay-efficiency": Figure("How much more target data a recipe is worth", EFFICIENCY,
                                 Efficiency(LOSSES), CHAINS, describe, panel=(5.0, 4.2)),
 }
