@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import signal
+import subprocess
 import tempfile
 import time
 import weakref
@@ -88,8 +89,11 @@ def test_a_gpu_is_measured_by_a_process_that_leaves_it(folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(cost, "measure_step", lambda *step: pytest.fail("it was measured here"))
     assert cost.tokens_per_second((("--preset", "toy"), ("--layers", "1")), 1, None) > 0
-    with pytest.raises(UserError, match="^--layers: must be at least 1"):
-        cost.tokens_per_second((("--preset", "toy"), ("--layers", "0")), 1, None)
+    said = "more about it\nerror: device cuda is not there, use --device cpu\n"
+    failing = subprocess.CompletedProcess([], returncode=2, stdout="", stderr=said)
+    monkeypatch.setattr("experiments.cost.subprocess.run", lambda *words, **more: failing)
+    with pytest.raises(UserError, match="^device cuda is not there, use --device cpu$"):
+        cost.tokens_per_second((("--preset", "toy"),), 1, None)
 
 
 @pytest.mark.parametrize("error, told", [
@@ -290,10 +294,10 @@ def stuck(tmp_path, monkeypatch):
 
 
 def test_a_trial_that_does_not_end_is_ended(bench_of, stuck, monkeypatch):
-    monkeypatch.setattr(bench, "PATIENCE", 2)
+    monkeypatch.setattr(bench, "PATIENCE", 1)
     run = bench_of(one=stuck, two=lambda flags: trials.kill(trials.start("stuck", "held"), Path("never")),
                    three=lambda flags: "done")
-    assert "\none: FAILED: no end after 2 s\ntwo: FAILED: no end after 2 s\nthree: done\n" in run.out
+    assert "\none: FAILED: no end after 1 s\ntwo: FAILED: no end after 1 s\nthree: done\n" in run.out
 
 
 def test_what_ends_the_bench_ends_its_trial(bench_of, stuck):
