@@ -146,8 +146,10 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int, compiled: bo
         working += sum(work(run) for run in of_model) / speed
     seconds = (working + start_up * len(left)) / jobs
 
-    # A toy plan is of millions and megabytes, the paper's of billions and gigabytes.
-    amount = f"{to_go / 1e9:,.1f}B" if to_go >= 1e9 else f"{to_go / 1e6:.1f}M"
+    # A probe is of thousands, a toy plan of millions and megabytes, the paper's of billions and gigabytes.
+    amount = f"{to_go / 1e3:.0f}k"
+    if to_go >= 1e6:
+        amount = f"{to_go / 1e9:,.1f}B" if to_go >= 1e9 else f"{to_go / 1e6:.1f}M"
     megabytes = kept / 1e6
     disk = f"{megabytes / 1e3:,.0f} GB" if megabytes >= 1e4 else f"{megabytes:,.0f} MB"
     speed = f"at {jobs} × {per_second(to_go, training):,.0f} tokens/s about {duration(seconds)}"
