@@ -275,7 +275,7 @@ def to_train_on(files: tuple[Path, ...]) -> tuple[Path, ...]:
 def readable(root: Path) -> tuple[Path, ...]:
     """List a folder's files that a reader takes, hidden ones aside, sorted; none where there is no folder."""
     files = (path for path in root.rglob("*") if reader(path) and path.is_file())
-    return tuple(sorted(path for path in files if "/." not in f"/{path.relative_to(root)}"))
+    return tuple(sorted(path for path in files if "/." not in f"/{path.relative_to(root).as_posix()}"))
 
 
 def reader(path: Path) -> str | None:

@@ -85,7 +85,7 @@ def forget() -> None:
 
 
 def reason(error: Exception) -> str:
-    """Say in a line why a step could not be measured; that a stage is to be run again fits nothing here."""
+    """Say in a line why a step could not be measured; without the advice to run a diverged stage again."""
     words = str(mendable(error) or f"{type(error).__name__}: {error}")
     return words.splitlines()[0].partition(", run again")[0]
 

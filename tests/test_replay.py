@@ -232,6 +232,8 @@ def test_a_better_decay_by_hand():
     L_im = np.array([[2.0, 1.5, 1.0], [2.0, 1.0, 1.8]])
     (_, _, better), = judge_decay(np.array([0, 0.1, 0.2]), {"L_im": L_im})
     assert better.value == pytest.approx((0 + (1.0 - 1.8)) / 2)
+    with pytest.raises(UserError, match="a recipe lacks its run at --decay 0.1, finish its sweep first"):
+        judge_decay(np.array([0, 0.05, 0.2]), {"L_im": L_im})
 
 
 def test_replay_is_judged_at_the_decay_that_is_best_without_it_for_the_other_seed():

@@ -18,6 +18,7 @@ from run.files import UserError
 
 ORANGE, TEAL = "#c2571a", "#15808a"
 TOLERANCE = 0.25                             # within which the power of γ is 2
+SMALL = 0.05                                 # γ up to which noise is small
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def judge_noise(curves: dict[float, Curve]) -> Judged:
     That is between the two smallest γ, of what they cost on average over the budgets.
     """
     judged = judge_inflection("γ", curves)
-    sizes = [one for one in sorted(curves) if one > 0]
+    sizes = [one for one in sorted(curves) if 0 < one <= SMALL]
     if len(sizes) < 2:
         return judged
     less, more = (curves[one][1]["ΔL_pre"].mean(axis=1) for one in sizes[:2])

@@ -63,7 +63,12 @@ def judge_shares(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
 
 
 def judge_decay(decays: ndarray, by_loss: dict[str, ndarray]) -> Judged:
-    """Judge that mid-training would rather have another decay than over the last tenth of all steps."""
+    """Judge that mid-training would rather have another decay than over the last tenth of all steps.
+
+    Raises UserError if there is no run with that.
+    """
+    if USUAL_DECAY not in decays:
+        raise UserError(f"a recipe lacks its run at --decay {USUAL_DECAY}, finish its sweep first")
     L_im = by_loss["L_im"]
     gained = L_im[:, decays == USUAL_DECAY][:, 0] - at_best_of_others(L_im)
     return [("another decay is better", f"L_im at {USUAL_DECAY} − at the best", estimate(gained))]

@@ -94,7 +94,7 @@ def judge(pipeline: str, found: Optimum) -> list[list[str]]:
     """Judge all predictions in one pipeline: rows of `drawing.VERDICTS`.
 
     They are of all pools: where one lies beyond what was run, the others can refute the first and the last
-    but show neither. How much less replay is worth on the largest than on the smallest needs those two.
+    but show neither.
     """
     within = found.within()
     claims = ("replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool",
