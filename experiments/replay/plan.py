@@ -142,7 +142,7 @@ TOY = BUDGETS["toy"]
 SHARES["toy quick"] = [*fine_tuning(TOY, (1, 2, 4)), *mid_training(TOY, alphas=(1, 0.25), stretches=(1, 8))]
 EFFICIENCY["toy quick"] = with_references(TOY, SHARES["toy quick"])
 PREDICTION["toy quick"] = pooled(TOY, QUICK_POOLED)
-DECAYED["toy quick"] = decays(TOY, "{0,0.1,0.5}")
+DECAYED["toy quick"] = decays(TOY, "{0,0.1}")
 SETTINGS = {
     "toy": {
         "model": "--batch 32",
