@@ -331,7 +331,8 @@ def rows_of_table(path: Path) -> Iterator[dict]:
         table = csv.reader(file, delimiter=DELIMITERS[ending(unpacked(path))], strict=True)
 
         # Of a row that is wrong its first line is named: there a quote lacks, wherever the next one is.
-        names, number = [], 1
+        names = []
+        number = 1
         try:
             for cells in table:
                 if not names:

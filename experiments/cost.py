@@ -126,7 +126,8 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int, compiled: bo
         share = min(1, cores() / (jobs * processes))
 
     # Models of different sizes go at different speeds. Noise leaves no checkpoint.
-    to_go, training, working, kept, unknown = 0.0, 0.0, 0.0, 0, ""
+    to_go = training = working = 0.0                         # tokens, and seconds of training and of all
+    kept, unknown = 0, ""                                    # bytes, and why the speed is
     for model in dict.fromkeys(map(model_of, left)):
         of_model = [run for run in left if model_of(run) == model]
         budget = sum(tokens(run) for run in of_model)
@@ -146,13 +147,17 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int, compiled: bo
         working += sum(work(run) for run in of_model) / speed
     seconds = (working + start_up * len(left)) / jobs
 
-    # A probe is of thousands, a toy plan of millions and megabytes, the paper's of billions and gigabytes.
-    amount = f"{to_go / 1e3:.0f}k"
-    if to_go >= 1e6:
-        amount = f"{to_go / 1e9:,.1f}B" if to_go >= 1e9 else f"{to_go / 1e6:.1f}M"
+    # A toy plan is of megabytes, the paper's of gigabytes.
     megabytes = kept / 1e6
     disk = f"{megabytes / 1e3:,.0f} GB" if megabytes >= 1e4 else f"{megabytes:,.0f} MB"
     speed = f"at {jobs} × {per_second(to_go, training):,.0f} tokens/s about {duration(seconds)}"
     if unknown:
         speed = f"speed unknown ({unknown})"
-    return f"{line}; {amount} tokens to go, {speed}; {disk} to keep"
+    return f"{line}; {amount(to_go)} tokens to go, {speed}; {disk} to keep"
+
+
+def amount(tokens: float) -> str:
+    """Write tokens as 25k of a probe, 26.1M of a toy plan, 3.8B of the paper's."""
+    if tokens >= 1e9:
+        return f"{tokens / 1e9:,.1f}B"
+    return f"{tokens / 1e6:.1f}M" if tokens >= 1e6 else f"{tokens / 1e3:.0f}k"

@@ -267,6 +267,7 @@ class Sweep:
 
         A run that another process is at is left to it. However this ends, what it started saves and ends too.
         """
+        # What a run prints would be mixed with that of the others.
         if self.missing:
             print(f"{self.jobs} at once; what they print is in a .log beside the folder of each, "
                   f"{self.missing[0].log()}", flush=True)

@@ -97,6 +97,8 @@ class Run:
         self.step, self.best = 0, None
         self._place_in_schedule()
         self.seconds = {"total": 0.0, "data": 0.0, "evaluate": 0.0, "save": 0.0, "log": 0.0}
+
+        # What was interrupted goes on from where it was, --go-on from where Stage 1 left its optimizer.
         if self.saved:
             self._continue(*self.saved)
             self.saved = None

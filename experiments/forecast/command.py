@@ -238,6 +238,8 @@ def tell(probed: list[Probed], law: Law | None) -> None:
             place, low, high = law.forecast(one.L_im, L_probe)
             told = f"{place:.3f}" if np.isnan(low) else f"{place:.3f} [{low:.3f}, {high:.3f}]"
         rows.append((place, [str(one.run), f"{one.L_im:.3f}", f"{L_probe:.3f}", told]))
+
+    # The order is worth more than the number, which is of few pipelines.
     rows.sort(key=lambda row: row[0])
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))

@@ -6,16 +6,17 @@ from numpy import ndarray
 from experiments.curves import Curve, Curves, Judged
 from experiments.drawing import Figure
 from experiments.points import seed_of, stem
-from experiments.replay.efficiency import Efficiency
+from experiments.replay.efficiency import COLOURS, Efficiency
 from experiments.replay.plan import DECAYED, EFFICIENCY, MID_STRETCHES, PREDICTION, SHARES, USUAL_DECAY
 from experiments.replay.prediction import Prediction
 from experiments.statistics import at_best_of_others, best_of_others, estimate
 from run.files import UserError
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "finetune"))
-ORANGE = "#e87b14"
-COLOURS = {"fine-tuning": "#15808a", "mid-training, α = 1": ORANGE, "mid-training, α = 0.5": "#c9184a",
-           "mid-training, α = 0.25": "#7b2cbf", "mid-training, α = 0.125": "#5c677d"}
+ORANGE = COLOURS["mid-training"]
+BY_SERIES = {"fine-tuning": COLOURS["fine-tuning"], "mid-training, α = 1": ORANGE,
+             "mid-training, α = 0.5": "#c9184a", "mid-training, α = 0.25": "#7b2cbf",
+             "mid-training, α = 0.125": "#5c677d"}
 MOST_REPLAY = 1 - 1 / MID_STRETCHES[-1]
 LOSSES = ("L_im", "L_ret", "L_ft", "L_pre")
 
@@ -87,7 +88,7 @@ def judge_replay_at_best_decay(curves: dict[str, Curve]) -> Judged:
 AGAINST_RHO = Curves(
     dial="rho", symbol="ρ", axis="ρ, the share of Stage 2 that is D_pre", series="series", name_series=str,
     panels=("L_im", "L_ret"), losses=LOSSES, falls="L_im", judge=judge_shares, colour=ORANGE,
-    colours=COLOURS, name_value="{:.2g}".format,
+    colours=BY_SERIES, name_value="{:.2g}".format,
     belongs=lambda point: point["recipe"] in ("fine-tuning", "mid-training"))
 AGAINST_DECAY = Curves(
     dial="decay", symbol="decay", axis="share of all steps over which the rate falls", series="rho",

@@ -31,6 +31,14 @@ class Optimum(NamedTuple):
         kept = ~np.isnan(self.rho + self.multiplier).any(axis=0)
         return Optimum(self.pools[kept], self.rho[:, kept], self.multiplier[:, kept])
 
+    def lacks_pools(self) -> bool:
+        """Tell whether some pool's ρ* or M lies beyond what was run."""
+        return len(self.within().pools) < len(self.pools)
+
+    def shown_pools(self) -> str:
+        """Write of how many pools something is, if not of all."""
+        return f", on {len(self.within().pools)} of {len(self.pools)} pools" if self.lacks_pools() else ""
+
 
 class Prediction(NamedTuple):
     """A figure of ρ*, M(1 − ρ*) and M − 1 against the pool, a row of panels a pipeline."""
@@ -96,37 +104,52 @@ def judge(pipeline: str, found: Optimum) -> list[list[str]]:
     They are of all pools: where one lies beyond what was run, the others can refute the first and the last
     but show neither.
     """
-    within = found.within()
-    claims = ("replay is worth 1/(1 − ρ*) times the pool", "it is worth less, the larger the pool",
-              "what it adds falls as 1/pool")
-    if len(within.pools) < 2:
+    claims = {"replay is worth 1/(1 − ρ*) times the pool": judge_worth,
+              "it is worth less, the larger the pool": judge_fall,
+              "what it adds falls as 1/pool": judge_inverse}
+    if len(found.within().pools) < 2:
         why = "of fewer than two pools ρ* and M lie within what was run"
         return [[claim, pipeline, why, "–", "not judged"] for claim in claims]
-    missing = len(within.pools) < len(found.pools)
-    on = f", on {len(within.pools)} of {len(found.pools)} pools" if missing else ""
+    return [[claim, pipeline, *judged(found)] for claim, judged in claims.items()]
 
-    # What must hold on every pool is judged where it holds least. Without replay's gain ρ* is 0 and M is 1,
-    # and it holds of nothing.
-    near = estimate(TOLERANCE - np.abs(within.multiplier * (1 - within.rho) - 1).max(axis=1))
+
+def judge_worth(found: Optimum) -> list[str]:
+    """Judge that M(1 − ρ*) is 1 on every pool: what was measured, p, verdict."""
+    # It is judged where it holds least. Without replay's gain ρ* is 0 and M is 1, and it holds of nothing.
+    within = found.within()
+    off = np.abs(within.multiplier * (1 - within.rho) - 1).max(axis=1)
+    near = estimate(TOLERANCE - off)
     replays = estimate(within.rho.min(axis=1) - LEAST_SHARE)
-    worth = [f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, ρ* − {LEAST_SHARE}: {replays:.3f}{on}",
-             f"{near.shown_p()}, {replays.shown_p()}",
-             left_open(verdict(near, replays), missing and not near.high < 0)]
 
-    # How much less it is worth on the largest pool than on the smallest needs those two.
+    # A pool that is missing may be where it fails.
+    measured = f"{TOLERANCE} − |M(1 − ρ*) − 1| at its worst: {near:.3f}, ρ* − {LEAST_SHARE}: {replays:.3f}"
+    is_open = found.lacks_pools() and not near.high < 0
+    told = left_open(verdict(near, replays), is_open)
+    return [measured + found.shown_pools(), f"{near.shown_p()}, {replays.shown_p()}", told]
+
+
+def judge_fall(found: Optimum) -> list[str]:
+    """Judge that M is lower on the largest pool than on the smallest, which it needs: as `judge_worth`."""
+    within = found.within()
     falls = estimate(within.multiplier[:, 0] - within.multiplier[:, -1])
-    end_missing = found.pools[0] < within.pools[0] or found.pools[-1] > within.pools[-1]
-    less = ["M at {:,.0f} tokens − at {:,.0f}: ".format(within.pools[0], within.pools[-1]) + f"{falls:.3f}",
-            falls.shown_p(), left_open(verdict(falls), end_missing)]
+    is_open = found.pools[0] < within.pools[0] or found.pools[-1] > within.pools[-1]
+    measured = f"M at {within.pools[0]:,.0f} tokens − at {within.pools[-1]:,.0f}: {falls:.3f}"
+    return [measured, falls.shown_p(), left_open(verdict(falls), is_open)]
 
+
+def judge_inverse(found: Optimum) -> list[str]:
+    """Judge that M − 1 falls as 1/n, by the slope of its logarithm in ln n: as `judge_worth`."""
     # Where replay is worth nothing, M − 1 has no logarithm.
+    within = found.within()
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes = slope(np.log(within.pools), np.log(within.multiplier - 1))
     slopes[~np.isfinite(slopes)] = np.nan
-    inverse = estimate(TOLERANCE - np.abs(slopes + 1))
-    adds = [f"{TOLERANCE} − |slope + 1| of ln(M − 1) in ln n: {inverse:.3f}{on}", inverse.shown_p(),
-            left_open(verdict(inverse), missing and not inverse.high < 0)]
-    return [[claim, pipeline, *told] for claim, told in zip(claims, (worth, less, adds))]
+    near = estimate(TOLERANCE - np.abs(slopes + 1))
+
+    # A pool that is missing may be where it fails.
+    measured = f"{TOLERANCE} − |slope + 1| of ln(M − 1) in ln n: {near:.3f}"
+    is_open = found.lacks_pools() and not near.high < 0
+    return [measured + found.shown_pools(), near.shown_p(), left_open(verdict(near), is_open)]
 
 
 def left_open(found: str, is_open: bool) -> str:
