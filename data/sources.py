@@ -203,9 +203,13 @@ class Source:
 
 
 def stream(builder, split: str) -> Iterable[dict]:
-    """Stream a split of what `datasets` builds; of text, an empty line ends a document, as it does here."""
-    if hasattr(builder.config, "sample_by"):
-        builder.config.sample_by = "paragraph"
+    """Stream a split of what `datasets` builds, read as it is here.
+
+    Of text an empty line ends a document, and of a table a cell that says NA is a text.
+    """
+    for setting, ours in (("sample_by", "paragraph"), ("keep_default_na", False)):
+        if hasattr(builder.config, setting):
+            setattr(builder.config, setting, ours)
     return builder.as_streaming_dataset(split=split)
 
 

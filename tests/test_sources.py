@@ -491,6 +491,14 @@ def test_documents_of_a_split_of_text_end_at_empty_lines(tmp_path, card):
     assert [text.strip() for text in documents(tmp_path)] == ["a\nb", "c"]
 
 
+def test_a_cell_of_a_data_set_that_says_NA_is_a_text(tmp_path):
+    """As in the same table alone."""
+    (tmp_path / "README.md").write_text(CARD.replace("jsonl", "csv"))
+    for name in ("part-a.csv", "part-b.csv"):
+        (tmp_path / name).write_text("text\nNA\nabc\n")
+    assert documents(tmp_path) == documents(tmp_path / "part-a.csv") == ["NA", "abc"]
+
+
 def test_configuration_split_and_revision_can_be_named(tmp_path):
     assert hub_set("org/name") == HubSet("org/name")
     assert hub_set("clone:en", tmp_path.parent) == HubSet("clone", ("en",))
