@@ -4,12 +4,10 @@ A line is a chain of stages; {a,b} makes a chain with a and one with b. $pre, $p
 corpora, the other $names the settings of a preset.
 """
 
-CORPORA = {     # D_pre, D_post, D_ft, and a second D_ft, which Figure 2 also takes for D_post
-    "toy": {"pre": "web", "post": "music", "ft": "chem", "other": "chat"},
-    "30m": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
-    "135m": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
-    "1b": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
-}
+# D_pre, D_post, D_ft, and a second D_ft, which Figure 2 also takes for D_post
+EMBEDDED = {"pre": "web", "post": "music", "ft": "chem", "other": "chat"}
+FROM_THE_HUB = {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"}
+CORPORA = {"toy": EMBEDDED, "30m": FROM_THE_HUB, "135m": FROM_THE_HUB, "1b": FROM_THE_HUB}
 UNMIXED_AND_MIXED = ("pretrain --pre $pre --post $post $size --lam {0,1} | posttrain $sweep "
                      "| finetune --ft {$ft,$other} $rates")
 PLANS = {

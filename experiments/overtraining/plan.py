@@ -3,11 +3,10 @@
 The ladder: one model, one peak rate, and for every budget a cosine of its own to zero (Section 3).
 """
 
-CORPORA = {     # toy's D_pre is written so long that the largest budget does not repeat it
-    "toy": {"pre": "web:66M", "post": "music", "ft": "chem", "other": "chat"},
-    "135m": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
-    "1b": {"pre": "c4", "post": "musicpile", "ft": "chempile", "other": "flan"},
-}
+from experiments.early_exposure.plan import EMBEDDED, FROM_THE_HUB
+
+# toy's D_pre is written so long that the largest budget does not repeat it
+CORPORA = {"toy": EMBEDDED | {"pre": "web:66M"}, "135m": FROM_THE_HUB, "1b": FROM_THE_HUB}
 LADDER = "pretrain --pre $pre --post $post $model --min-lr 0 --tokens $budgets"
 PLANS = {
     "overtrained-noise": [f"{LADDER} | noise --ft $ft --gamma $gammas"],
