@@ -85,10 +85,18 @@ def test_minor_slots_by_hand():
 
 
 def test_a_share_of_the_stream_by_hand():
-    """1% of the stream: 9,900 sequences become 10,000; 3/10: 70 become 100."""
+    """1% of the stream: 9,900 sequences become 10,000; 3/10: 70 become 100; 1/4: 5 become 6.67, so 7."""
     assert [count_for_share(0.01, 9_900), count_for_share(0.3, 70), count_for_share(0, 50)] == [100, 30, 0]
+    assert count_for_share(0.25, 5) == 2
+    assert [whole_sequences(tokens, 128) for tokens in (128, 383)] == [1, 2]
     with pytest.raises(UserError, match="less than one sequence"):
         whole_sequences(127, 128)
+
+
+def test_one_pass_is_no_repetition():
+    assert Interleaved(windows_of(8), windows_of(3), 8, 3, 4).repeats() == []
+    assert Interleaved(windows_of(8), windows_of(3), 8, 6, 4).repeats() == [
+        "up to 2 passes over D_post, which has 12 tokens"]
 
 
 def test_batches_are_the_same_for_any_number_of_ranks_and_the_last_is_short():
