@@ -78,19 +78,21 @@ def test_losses_are_cross_entropies_and_minus_one_counts_nothing():
     assert losses[1, 3] == 0 and (losses > 0).sum() == 15
 
 
-@pytest.mark.parametrize("preset, vocabulary, parameters", [
-    ("135m", 49_152, 134_515_008), ("1b", 49_152, 1_029_917_376),                   # the paper's
-    ("30m", 50_257, 12_589_440 + 50_304 * 384),
+@pytest.mark.parametrize("preset, vocabulary, parameters, context", [
+    ("135m", 49_152, 134_515_008, 1024), ("1b", 49_152, 1_029_917_376, 1024),       # the paper's
+    ("30m", 50_257, 12_589_440 + 50_304 * 384, 512),
 ])
-def test_parameter_counts(preset, vocabulary, parameters):
+def test_parameter_counts_and_contexts(preset, vocabulary, parameters, context):
     with torch.device("meta"):
-        assert GPT(configure(preset, vocabulary)).parameter_count() == parameters
+        model = GPT(configure(preset, vocabulary))
+    assert (model.parameter_count(), model.config.context) == (parameters, context)
 
 
 def test_vocabulary_is_padded_and_head_sizes_are_checked():
     assert configure("135m", 50_257).vocab_size == 50_304
-    with pytest.raises(ValueError, match="heads"):
-        configure("toy", 256, {"kv_heads": 2})
+    for sizes in ({"kv_heads": 2}, {"heads": 5}, {"heads": 32}):            # 96 / 32 is odd, without halves
+        with pytest.raises(ValueError, match="do not fit"):
+            configure("toy", 256, sizes)
 
 
 def test_initial_weights_have_the_published_deviation():
@@ -125,8 +127,9 @@ def test_generate_continues_beyond_the_context():
                      for _ in range(2))
     assert tokens.shape == (1, 23) and torch.equal(tokens[:, :3], prompt) and torch.equal(tokens, again)
     assert model.generate(prompt, 500, 9).max() < 9            # tokens beyond the tokenizer's are never drawn
-    likeliest = model(prompt)[0, -1].argmax()
-    assert model.generate(prompt, 1, 256, temperature=0.0)[0, -1] == likeliest
+    likeliest = model.generate(prompt, 30, 256, temperature=0.0)
+    for end in (3, 32):                                         # within the context of 16, and beyond
+        assert model(likeliest[:, max(0, end - 16):end])[0, -1].argmax() == likeliest[0, end]
 
 
 def test_lora_trains_adapters_on_the_papers_maps_only():
@@ -140,6 +143,8 @@ def test_lora_trains_adapters_on_the_papers_maps_only():
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     assert all("lora_" in name for name in trained) and len(trained) == 2 * (2 * 4 + 1)
     assert trained["lm_head.lora_A"].shape == (64, 48) and model.lm_head.scale == 2.0
+    spread = trained["lm_head.lora_A"].std().item()
+    assert spread == pytest.approx((3 * 48) ** -0.5, rel=0.05)                  # uniform between ±1/√48
 
     # Of another rank they are as strong: α is twice the rank.
     model = small_model()
@@ -166,7 +171,10 @@ def test_a_model_is_rebuilt_from_its_configuration_and_from_no_other():
     model, tokens = small_model(), torch.arange(16)[None]
     config, weights = asdict(model.config), model.state_dict()
     assert torch.equal(load_model(config, weights)(tokens), model(tokens))
+    assert weights.keys() == dict(model.named_parameters(remove_duplicate=False)).keys()    # and nothing else
     fewer = {name: weight for name, weight in weights.items() if name != "norm.weight"}
     for wrong in ((config | {"width": 96}, weights), (config | {"depth": 2}, weights), (config, fewer)):
         with pytest.raises(ValueError, match="configuration"):
             load_model(*wrong)
+    with pytest.raises(ValueError, match="not finite"):
+        load_model(config, weights | {"norm.weight": torch.full((48,), torch.nan)})
