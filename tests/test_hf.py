@@ -36,7 +36,7 @@ def texts(letters: list[str] = LETTERS) -> list[str]:
 def write_smollm(folder: Path, lacking: bytes = b"\x04\x1d\xf1") -> str:
     """Write a tokenizer.json of SmolLM2's kind: digits apart, specials first, some bytes without a token."""
     folder.mkdir()
-    present = [bytes([byte]) for byte in range(256) if byte not in lacking and byte not in b"\xc0\xff"]
+    present = [bytes([byte]) for byte in range(256) if byte not in lacking + b"\xc0\xc1\xf5\xff"]   # no UTF-8
     merges = [token for token in MERGES if token not in (b"12", b" 1")]
     characters = spelling()
     spelled = {token: "".join(characters[byte] for byte in token) for token in [*present, *merges]}
@@ -113,14 +113,20 @@ def test_smollms_own_file_gives_the_tokens_of_tokenizers_and_no_panic(tmp_path):
     theirs = library.Tokenizer.from_file(str(tmp_path / "smol" / "tokenizer.json"))
     for text in texts([*LETTERS, "a\x04a", "the\x1d\x04 a", "1\x1d\n"]):
         assert ours.encode_ordinary(text) == theirs.encode(text, add_special_tokens=False).ids
-    assert ours.encode_ordinary("1\U00040000\x04") == ours.encode_ordinary("1")
 
 
 def test_digits_and_blanks_are_cut_as_smollm_does(tmp_path):
     tokenizer = load_tokenizer(write_smollm(tmp_path / "smol"))
     cut = [tokenizer.decode([token]) for token in tokenizer.encode_ordinary(" the  12  the\n\n3")]
     assert cut == [" the", "  ", "1", "2", " ", " the", "\n\n", "3"]
-    assert tokenizer.encode_ordinary("\x04") == [] and end_of_text(tokenizer) == 0
+    assert tokenizer.encode_ordinary("\x04\U00040000\U0007ffff") == [] and end_of_text(tokenizer) == 0
+
+
+def test_bytes_are_spelled_as_in_gpt2s_vocabulary():
+    spelled = spelling()
+    edges = b"\0\n !~\x7f\x80\xa0\xa1\xac\xad\xae\xff"
+    assert "".join(spelled[byte] for byte in edges) == "ĀĊĠ!~ġĢł¡¬Ń®ÿ"
+    assert len(set(spelled.values())) == 256
 
 
 def test_a_document_in_pieces_has_the_tokens_of_the_whole(tokenizer, monkeypatch):
@@ -131,16 +137,30 @@ def test_a_document_in_pieces_has_the_tokens_of_the_whole(tokenizer, monkeypatch
         assert "".join(parts) == text and apart == tokenizer.encode_ordinary(text)
 
 
+def test_what_files_of_old_do_not_say_and_offsets_are_of_no_matter(tmp_path):
+    path = Path(write_smollm(tmp_path / "smol")) / "tokenizer.json"
+    before, parts = fingerprint(load_tokenizer(str(path.parent))), json.loads(path.read_text())
+    pieces = parts["pre_tokenizer"]["pretokenizers"]
+    pieces[1] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    parts["added_tokens"][0]["special"] = False
+    path.write_text(json.dumps(parts))
+    assert fingerprint(load_tokenizer(str(path.parent))) == before
+
+
 def change(parts: dict, how: str) -> None:
     model = parts["model"]
     match how:
         case "unigram": model["type"] = "Unigram"
         case "byte fallback": model["byte_fallback"] = True
+        case "dropout": model["dropout"] = 0.1
+        case "prefix": model["continuing_subword_prefix"] = "##"
+        case "suffix": model["end_of_word_suffix"] = "</w>"
         case "normalizer": parts["normalizer"] = {"type": "NFC"}
         case "other pieces": parts["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
         case "no pieces": parts["pre_tokenizer"] = None
         case "order": model["merges"].reverse()
         case "a merge too few": model["merges"].pop()
+        case "found whole": model["vocab"]["ZaZ"] = 999
         case "no end":
             parts["added_tokens"][0]["content"] = "<|eos|>"
             model["vocab"]["<|eos|>"] = model["vocab"].pop(END_OF_TEXT)
@@ -151,9 +171,11 @@ def change(parts: dict, how: str) -> None:
 
 
 @pytest.mark.parametrize("how, told", [
-    ("unigram", "Unigram"), ("byte fallback", "byte_fallback"), ("normalizer", "NFC"),
+    ("unigram", "Unigram"), ("byte fallback", "BPE, byte_fallback"), ("dropout", "BPE, dropout"),
+    ("prefix", "continuing_subword_prefix"), ("suffix", "end_of_word_suffix"), ("normalizer", "NFC"),
     ("other pieces", "Digits, ByteLevel"), ("no pieces", "tokenizer.json"), ("order", "order of their tokens"),
-    ("a merge too few", "order of their tokens"), ("no end", "to end a document with"), ("no vocabulary", "damaged"),
+    ("a merge too few", "order of their tokens"), ("found whole", "order of their tokens"),
+    ("no end", "to end a document with"), ("no vocabulary", "damaged"),
     ("letters", "damaged"), ("twice", "one number"), ("added", "'    ' is a token that is cut out")])
 def test_a_tokenizer_of_another_kind_is_refused_in_a_line(tmp_path, how, told):
     path = Path(write_smollm(tmp_path / "smol")) / "tokenizer.json"
