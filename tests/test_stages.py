@@ -64,10 +64,19 @@ def lose_tokens() -> None:
     shutil.rmtree("out/tokens")
 
 
-def move_without_corpora() -> None:
+def lose_corpora() -> None:
     for name in ("pre.jsonl", "post.jsonl"):
         Path(name).unlink()
+
+
+def move_without_corpora() -> None:
+    lose_corpora()
     shutil.move(Path.cwd(), "../moved")
+
+
+def move_out_alone() -> None:
+    lose_corpora()
+    shutil.move("out", "../moved")
 
 
 def forget_the_folder() -> None:
@@ -78,8 +87,9 @@ def forget_the_folder() -> None:
     lose_tokens()
 
 
-@pytest.mark.parametrize("out, happens", [("../run", lambda: None), ("../run", lose_tokens),
-                                          ("out/run", move_without_corpora), ("out/run", forget_the_folder)])
+@pytest.mark.parametrize("out, happens", [("../run", lose_corpora), ("../run", lose_tokens),
+                                          ("out/run", move_without_corpora), ("out/run", move_out_alone),
+                                          ("out/run", forget_the_folder)])
 def test_relative_names_lead_to_the_same_files_from_another_folder(stage, folder, monkeypatch, out, happens):
     for name in ("work", "other"):
         Path(name).mkdir()
@@ -93,11 +103,13 @@ def test_relative_names_lead_to_the_same_files_from_another_folder(stage, folder
     # What becomes of it, and where it is now.
     happens()
     monkeypatch.chdir(folder / "other")
-    run = next(path for path in ("../run", "../work/out/run", "../moved/out/run") if Path(path).exists())
+    places = "../run", "../work/out/run", "../moved/out/run", "../moved/run"
+    run = next(path for path in places if Path(path).exists())
     after = stage("evaluate", f"{run} --json")
     assert after.status == 0, after.err
     assert json.loads(after.out[after.out.index("[\n"):])[0]["losses"] == before[0]["losses"]
-    assert stage("posttrain", f"--init {run}").status == 0
+    monkeypatch.chdir(run)
+    assert stage("posttrain", "--init .").status == 0
 
 
 def test_finetune_may_follow_pretrain(stage):
