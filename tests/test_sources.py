@@ -4,16 +4,20 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from data import tokens
 from data.embedded import SIZES
 from data.sources import HUB, HubSet, find_source, hub_set
 from data.tokens import load_tokenizer, open_corpus
@@ -67,6 +71,9 @@ def test_the_kind_of_a_corpus_is_decided_by_its_name(tmp_path):
     assert not hub.is_local and hub.hub is HUB["c4"] and hub.held_out_split == "validation"
     assert find_source("hub:org/name").hub == HubSet("org/name", (None,))
     assert find_source("hub:org/name:part").hub == HubSet("org/name", ("part",))
+    (tmp_path / "README.md").write_text(CARD)
+    for name in ("web", path, "c4", "hub:org/name", str(tmp_path)):
+        assert find_source(name, "head+body").text_field == "head+body"
 
 
 def test_a_source_has_another_version_when_its_documents_may_differ(tmp_path):
@@ -74,6 +81,9 @@ def test_a_source_has_another_version_when_its_documents_may_differ(tmp_path):
     before = find_source(path).version()
     assert find_source(path).version() == before
     write(tmp_path / "a.jsonl", [{"text": "longer"}])
+    assert find_source(path).version() != before
+    before = find_source(path).version()
+    os.utime(path, ns=(1, 1))                                           # of one length, but written again
     assert find_source(path).version() != before
     assert find_source("web").version() == find_source("music").version()       # one program makes them all
     assert find_source("hub:org/name:a").version() != find_source("hub:org/name:b").version()
@@ -115,7 +125,7 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
     write(tmp_path / "b.jsonl", [{"text": "second"}])
     write(tmp_path / "a.jsonl.gz", [{"text": "first"}])
     write(tmp_path / "deep" / "c.jsonl", [{"text": "third"}])
-    (tmp_path / "README.md").write_text("not a corpus")
+    (tmp_path / "README.md").write_bytes("größer, but not a corpus".encode("latin-1"))
     assert documents(tmp_path) == ["first", "second", "third"]
 
 
@@ -289,7 +299,7 @@ def test_a_row_of_a_table_that_is_none_is_named_by_its_first_line(tmp_path, row,
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("ending", ["txt.gz", "txt.zst", "jsonl.zst", "csv.zst"])
+@pytest.mark.parametrize("ending", ["txt.gz", "txt.ZST", "jsonl.zst", "csv.zst"])
 def test_a_packed_file_that_is_cut_off_is_refused(tmp_path, ending):
     path = Path(write(tmp_path / f"a.{ending}", [{"text": text} for text in TEXTS]))
     whole = path.read_bytes()
@@ -339,7 +349,7 @@ def break_file(path: Path, how: str) -> str:
     ("a.txt", "one", "too few documents"),
     ("a.jsonl", "latin", "not UTF-8"), ("a.txt", "latin", "not UTF-8"), ("a.jsonl", "broken", "cannot read"),
     ("a.jsonl", "no field", "--text-field"), ("a.jsonl.gz", "truncated", "cannot read"),
-    ("a.parquet", "empty", "cannot read"),
+    ("a.parquet", "empty", "cannot read"), ("a.json", "empty", "is empty"),
 ])
 def test_bad_files_are_named_and_leave_nothing(tmp_path, name, how, says):
     source = find_source(break_file(tmp_path / name, how))
@@ -351,9 +361,11 @@ def test_bad_files_are_named_and_leave_nothing(tmp_path, name, how, says):
 
 def test_an_embedded_corpus_goes_on_to_the_size_in_its_name(monkeypatch):
     monkeypatch.setitem(SIZES, "chem", 20_000)
-    short, whole, long = ("".join(documents(name)) for name in ("chem:10k", "chem", "chem:30k"))
+    monkeypatch.setattr("data.embedded.MIXTURE_SIZE", 25_000)
+    names = "chem:10k", "chem", "chem:30k", "web75music25"
+    short, whole, long, mixture = ("".join(documents(name)) for name in names)
     assert long.startswith(whole) and whole.startswith(short)
-    for text, size in ((short, 10_000), (whole, 20_000), (long, 30_000)):
+    for text, size in ((short, 10_000), (whole, 20_000), (long, 30_000), (mixture, 25_000)):
         assert 0 <= len(text) - size < 1500
 
 
@@ -393,15 +405,37 @@ def test_hub_corpora_go_through_load_dataset(tmp_path, monkeypatch):
     write(tmp_path / "flan" / "train.jsonl", rows)
     monkeypatch.setitem(HUB, "c4", HubSet(str(tmp_path / "c4"), ("en",), None, "validation"))
     monkeypatch.setitem(HUB, "flan", HubSet(str(tmp_path / "flan")))
+    monkeypatch.setattr(tokens, "LIMIT_EVERY", 10)
+    monkeypatch.setattr(tokens, "HELD_OUT_DOCUMENTS", 20)
+    monkeypatch.setattr(tokens, "HELD_OUT_SHARES", (0.5,))
 
     whole = open_corpus("post", find_source("flan"), BYTES, limit=9, folder=tmp_path / "tokens")
     assert whole.record["limit"] is None
     corpus = open_corpus("pre", find_source("c4"), BYTES, limit=100, folder=tmp_path / "tokens")
     text = BYTES.decode_bytes(corpus.train.tolist())
     assert text.startswith(b"seen 0\xffseen 1\xff") and b"held" not in text
-    assert 100 <= len(corpus.train) < 450                               # not much more than asked for
-    assert BYTES.decode_bytes(corpus.held_out.tolist()).startswith(b"held 0\xffheld 1\xff")
+    assert text.endswith(b"seen 19\xff")                                # ten at a time, until there are 100
+    held_out = BYTES.decode_bytes(corpus.held_out.tolist())
+    assert held_out.startswith(b"held 0\xffheld 1\xff") and held_out.endswith(b"held 19\xff")
+    assert b"seen" not in held_out
+    more = open_corpus("pre", find_source("c4"), BYTES, limit=200, folder=tmp_path / "tokens")
+    assert len(more.train) >= 200 and np.array_equal(more.train[:len(corpus.train)], corpus.train)
     assert documents("flan")[0] == documents(f"hub:{tmp_path / 'flan'}")[0] == "Q0\nA0"
+
+
+def test_every_configuration_is_read_at_the_revision_that_is_pinned(monkeypatch):
+    import datasets
+    asked = []
+
+    def builder(path, config, revision):
+        asked.append((path, config, revision))
+        return SimpleNamespace(
+            config=None, as_streaming_dataset=lambda split: [{"text": f"{config} {split}"}])
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    path, configs, revision, *_ = HUB["chempile"]
+    assert documents("chempile") == [f"{config} train" for config in configs] and len(configs) == 4
+    assert asked == [(path, config, revision) for config in configs]
 
 
 def test_an_unreachable_hub_names_the_ways_out(tmp_path, monkeypatch):
@@ -425,16 +459,19 @@ def test_rows_of_an_empty_text_are_told(tmp_path, capsys):
     assert "3 rows, read text of 1; 2 without text" in capsys.readouterr().out
 
 
-def test_a_folder_whose_names_only_contain_those_of_splits_is_read_whole(tmp_path):
-    for name in ("strain", "latest"):
+@pytest.mark.parametrize("names", [("latest", "strain"), ("notes", "training"), ("notes", "test")])
+def test_a_folder_without_both_of_a_train_and_a_test_file_is_read_whole(tmp_path, names):
+    for name in names:
         (tmp_path / f"{name}.txt").write_text(f"{name}\nin two lines\n")
-    assert [text.strip() for text in documents(tmp_path)] == ["latest\nin two lines", "strain\nin two lines"]
+    assert [text.strip() for text in documents(tmp_path)] == [f"{name}\nin two lines" for name in names]
 
 
 def test_rows_that_differ_in_their_fields_are_all_read(tmp_path, capsys):
     rows = [{"text": None, "prompt": "P", "completion": "C"}, {"text": "T"}, {"id": "7"}] * 2
     assert documents(write_lines(tmp_path / "a.jsonl", rows)) == ["P\nC", "T"] * 2
     assert "6 rows, read prompt+completion of 2, text of 2; 2 without text" in capsys.readouterr().out
+    assert documents(write_lines(tmp_path / "b.jsonl", rows[:2])) == ["P\nC", "T"]
+    assert "2 rows, read prompt+completion of 1, text of 1; 0 without text" in capsys.readouterr().out
 
 
 def write_lines(path, rows):
@@ -462,8 +499,8 @@ def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
     assert find_source(str(tmp_path)).version() != before and find_source(f"hub:{tmp_path}").version() != named
 
 
-@pytest.mark.parametrize("train, test", [("train.JSONL", "test.JSONL"), ("TRAIN.jsonl", "Test.jsonl"),
-                                         ("train.csv", "test.csv"), ("a-train.TSV.ZST", "dev.tsv")])
+@pytest.mark.parametrize("train, test", [("train.JSONL", "test.JSONL"), ("TRAIN.jsonl", "Test2.jsonl"),
+                                         ("training.csv", "validation.csv"), ("a-train.TSV.ZST", "dev.tsv")])
 def test_splits_are_known_however_their_names_are_spelled(tmp_path, train, test):
     """Or the files' endings; what a program hid in the folder is no file of it."""
     (tmp_path / ".old").mkdir()
