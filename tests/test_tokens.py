@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -52,14 +54,22 @@ def test_bytes_tokenizer_is_utf8_and_ends_documents_with_a_byte_utf8_never_uses(
 
 
 def test_a_tiktoken_file_is_a_tokenizer(tmp_path):
-    tokenizer = load_tokenizer(write_vocabulary(tmp_path / "bytes.tiktoken", b"th", b"the"))
+    path = tmp_path / "bytes.tiktoken"
+    tokenizer = load_tokenizer(write_vocabulary(path, b"th", b"the"))
     assert tokenizer.encode_ordinary("the") == [257] and end_of_text(tokenizer) == 258
     assert fingerprint(tokenizer) != fingerprint(BYTES)
+    path.write_text(path.read_text().replace(" 257\n", " 300\n"))       # ranks may leave numbers out
+    assert end_of_text(load_tokenizer(str(path))) == 301
     with pytest.raises(UserError, match="--tokenizer bytes"):
         load_tokenizer(str(tmp_path / "none.tiktoken"))
 
 
 # ---- token files
+
+def test_every_token_fits_its_kind_of_integer():
+    sizes = [SimpleNamespace(n_vocab=count) for count in (50_257, 2 ** 16, 2 ** 16 + 1)]
+    assert list(map(token_dtype, sizes)) == [np.uint16, np.uint16, np.uint32]
+
 
 def test_token_files_hold_every_document_once(tmp_path):
     texts = [f"{i} " + "x" * 900 for i in range(900)]                  # 1% of it is less than MIN_HELD_OUT
@@ -181,6 +191,13 @@ def test_what_a_tokenizer_cannot_take_is_one_line(tmp_path, monkeypatch, error):
     assert [path for path in (tmp_path / "tokens").iterdir() if path.suffix != ".lock"] == []
 
 
+def test_memory_that_runs_out_is_not_said_to_be_the_texts_fault(tmp_path, monkeypatch):
+    tokenizer = load_tokenizer("bytes")
+    monkeypatch.setattr(tokenizer, "encode_to_numpy", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        tokens_of(["a"], tokenizer, tmp_path)
+
+
 def test_white_space_that_overflows_the_pattern_is_one_line(tmp_path):
     tokenizer = load_tokenizer(write_vocabulary(tmp_path / "v.tiktoken", b"  "))
     with pytest.raises(UserError, match="cannot take the 1,000,012 characters"):
@@ -236,6 +253,17 @@ def test_the_last_corpus_of_a_role_is_the_one_that_counts(tmp_path):
     assert corpus_of(lineage, "ft", tmp_path / "tokens").role == "ft"
 
 
+def test_a_clone_of_a_data_set_is_found_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "there" / "clone").mkdir(parents=True)
+    write(tmp_path / "there" / "clone" / "train.jsonl", TEXTS)
+    monkeypatch.chdir(tmp_path / "there")
+    corpus = open_corpus("pre", find_source("hub:clone"), BYTES, folder=tmp_path / "elsewhere")
+    (entry,) = lineage_of(corpus)
+    entry["folder"] = str(Path.cwd())
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(corpus_of([entry], "pre", tmp_path / "tokens").train, corpus.train)
+
+
 # ---- windows of a corpus
 
 def test_a_limit_chooses_windows_all_over_the_corpus_and_smaller_limits_parts_of_larger(tmp_path):
@@ -256,6 +284,16 @@ def test_held_out_windows_are_spread_evenly_and_at_most_256():
     assert len(many) == 256 and many[:, 0].tolist() == list(range(0, 4 * 512, 8))
     with pytest.raises(UserError, match="numbers holds out 8 tokens, less than two sequences of 4"):
         corpus(8).held_out_sequences(4)                                 # one has no standard error
+
+
+def test_a_corpus_ends_with_the_last_whole_window_and_may_be_one_batch():
+    """A window of 4 inputs needs a fifth token, the last target."""
+    def windows(train: int, at_least: int) -> int:
+        corpus = Corpus("pre", np.arange(train), np.arange(9), {"source": "numbers"})
+        return len(corpus.windows(4, at_least, seed=1, stage=1))
+    assert [windows(tokens, 2) for tokens in (9, 12, 13)] == [2, 2, 3]
+    with pytest.raises(UserError, match="numbers is shorter than one batch: 2 sequences of 4 tokens, not 3"):
+        windows(12, 3)
 
 
 # ---- damage
@@ -301,6 +339,15 @@ def test_a_damaged_meta_json_is_made_again(tmp_path, text):
     assert again.record == corpus.record
 
 
+def test_token_files_of_before_there_were_checksums_are_of_use(tmp_path, capsys):
+    source, corpus, home = prepared(tmp_path)
+    meta = json.loads((home / "meta.json").read_text())
+    del meta["checksums"]
+    (home / "meta.json").write_text(json.dumps(meta))
+    assert np.array_equal(open_corpus("pre", source, BYTES, folder=home.parent).train, corpus.train)
+    assert "is damaged" not in capsys.readouterr().out
+
+
 def test_large_token_files_are_checked_once_and_when_they_change(tmp_path, monkeypatch):
     source, corpus, home = prepared(tmp_path)
     monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
@@ -309,6 +356,12 @@ def test_large_token_files_are_checked_once_and_when_they_change(tmp_path, monke
     open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
+
+    # Where nothing can be noted, as among token files of others, they are checked each time.
+    (home / ".train.verified").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens, "atomic", Mock(side_effect=UserError("no permission to write")))
+        assert tokens.load_corpus("pre", home)
     flip(home / "train.bin", 1)
     assert tokens.load_corpus("pre", home) is None
 
@@ -316,6 +369,8 @@ def test_large_token_files_are_checked_once_and_when_they_change(tmp_path, monke
 @pytest.mark.parametrize("content, says", [
     (b"not base64 0\n", "line 1 of .* is not a token"), (b"YQ==\n", "line 1 of"),
     (b"YQ== 0\n", "has no token for 255 bytes"), (b"", "has no token for 256 bytes"),
+    (b"Y!Q== 0\n", "line 1 of"),
+    (b"".join(base64.b64encode(bytes([byte])) + b" 7\n" for byte in range(256)), "one rank to several"),
 ])
 def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, content, says):
     (tmp_path / "v.tiktoken").write_bytes(content)
@@ -327,7 +382,9 @@ def test_of_two_tokenizers_of_one_name_each_is_read(tmp_path, monkeypatch):
     for name, merges in (("one", [b"th", b"the"]), ("two", [b"an"])):
         (tmp_path / name).mkdir()
         write_vocabulary(tmp_path / name / "v.tiktoken", *merges)
-    monkeypatch.chdir(tmp_path / "one")
-    assert load_tokenizer("v.tiktoken").encode_ordinary("the") == [257]
-    monkeypatch.chdir(tmp_path / "two")
-    assert load_tokenizer("v.tiktoken").encode_ordinary("the") == [116, 104, 101]
+    source = write(tmp_path / "a.jsonl", [text + " the" for text in TEXTS])
+    for name, the in (("one", [257]), ("two", [116, 104, 101])):
+        monkeypatch.chdir(tmp_path / name)
+        tokenizer = load_tokenizer("v.tiktoken")
+        corpus = open_corpus("pre", source, tokenizer, folder=tmp_path / "tokens")
+        assert corpus.train[-1 - len(the):].tolist() == [*the, end_of_text(tokenizer)]
