@@ -54,9 +54,14 @@ def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2,
 
 # ---- runs of a plan, whatever its chains
 
-def finish(run: Planned, losses={}, earlier={}) -> None:
-    """Write what a planned run would leave; `earlier` are the losses of each run before it."""
-    write_record(run.out, run.stage, lineage_of(run, losses, earlier))
+def finish(run: Planned, losses={}, earlier={}, steps=1, course={}) -> None:
+    """Write what a planned run would leave; `earlier` are the losses of each run before it, `course` its L_ret."""
+    lineage = lineage_of(run, losses, earlier)
+    lineage[-1]["steps"] = steps
+    write_record(run.out, run.stage, lineage)
+    if course:
+        lines = (json.dumps({"step": step, "L_ret": loss}) + "\n" for step, loss in course.items())
+        (run.out / "log.jsonl").write_text("".join(lines))
 
 
 def lineage_of(run: Planned, losses={}, earlier={}) -> list[dict]:

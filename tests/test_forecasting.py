@@ -215,12 +215,8 @@ def write_study(seeds=3, of_probe=1.0, corpora=CORPORA, runs=Path("runs")):
                 continue
             rise *= {"1e-4": 0.5, "3e-4": 1, "1e-3": 2}[flags["--lr"]]
             if flags["--ft"] == corpora["pre"]:
-                finish(run, {"L_ret": L_im + 2 * rise}, earlier)
-                record = json.loads((run.out / "run.json").read_text())
-                record["lineage"][-1]["steps"] = 98
-                (run.out / "run.json").write_text(json.dumps(record))
-                lines = [{"step": step, "L_ret": L_im + after} for step, after in ((12, 1 - rise), (24, rise), (36, 1))]
-                (run.out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+                course = {step: L_im + after for step, after in ((12, 1 - rise), (24, rise), (36, 1))}
+                finish(run, {"L_ret": L_im + 2 * rise}, earlier, steps=98, course=course)
             else:
                 forgets = of_probe * 2 * rise + (1 - of_probe) * rng.uniform(0.1, 2)
                 finish(run, {"L_ret": 1 + forgets, "L_im": L_im}, earlier)

@@ -1,18 +1,23 @@
 """Reasons of what is not seen: the runs are those of the paper's figures, but for the suspected cause."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from experiments import early_exposure, reasons
+from experiments import early_exposure, forecast, reasons
+from experiments.cost import tokens
 from experiments.sweep import plan
-from tests.finished_runs import draw, frontier_of
+from tests.finished_runs import draw, finish, frontier_of
+
+
+def runs_of(paper, figure, seeds=1):
+    return plan(paper.FIGURES[figure].plan, "toy", paper.SETTINGS["toy"], paper.CORPORA["toy"], seeds, Path("runs"))
 
 
 def chains_of(paper, figure):
     """Name the chains of a figure, as (stage's settings, …)."""
-    corpora = {role: role for role in paper.CORPORA["toy"]}
-    runs = plan(paper.FIGURES[figure].plan, "toy", paper.SETTINGS["toy"], corpora, 1, Path("out"))
+    runs = runs_of(paper, figure)
     return {tuple(one.settings for one in [*run.ancestors()[::-1], run])
             for run in runs if run.stage == "finetune"}
 
@@ -50,3 +55,34 @@ def test_what_dropout_gains_of_a_quarter_is_set_against_the_whole_on_the_same_se
     draw(stage, "repeated")
     row = next(line for line in Path("figures/repeated.md").read_text().splitlines() if "gains more" in line)
     assert "0.300 [0.300, 0.300]" in row and "seen (3 seeds)" in row
+
+
+def test_a_probe_on_another_text_is_a_quarter_of_the_stage_3_that_is_forecast():
+    further = [run for run in set(runs_of(reasons, "surrogates")) - set(runs_of(forecast, "forecast"))]
+    whole = {run.settings: tokens(run) for run in runs_of(forecast, "forecast") if run.stage == "finetune"}
+    steps, left = 24, 74
+    assert {dict(run.settings)["--ft"] for run in further} == {"web0music100", "web0chem100"}
+    assert len(further) == 2 * 3 * 20 and {tokens(run) for run in further} == {steps * 8 * 128}
+    assert {dict(run.settings)["--leave"] for run in further} == {str(left)}
+    assert {-(-count // (8 * 128)) for count in whole.values()} == {steps + left}
+
+
+def test_a_text_like_D_ft_ranks_where_D_pre_ranks_the_wrong_way_round(stage):
+    """And is no D_ft itself. Before D_ft = chem it is the other way round."""
+    random = Random(0)
+    rises = {}
+    for run in runs_of(reasons, "surrogates", seeds=2):
+        if run.stage in ("finetune", "noise"):
+            rise = rises.setdefault(run.parent.out, random.uniform(0.1, 0.5))
+            ft = dict(run.settings)["--ft"]
+            D_post = 1 + {"web0music100": rise, "music": rise, "web0chem100": 0.2}.get(ft, -rise)
+            finish(run, {"L_ret": D_post, "L_post": D_post}, earlier={"L_im": 1, "L_post": 2, "L_pre": 1.5},
+                   steps=24 if "--leave" in dict(run.settings) else 98, course={12: D_post, 24: D_post})
+    draw(stage, "surrogates")
+    rows = [line.split(" | ") for line in Path("figures/surrogates.md").read_text().splitlines()]
+    told = {(row[0].removeprefix("| "), row[1]): row[2:] for row in rows if len(row) == 5}
+    like = told["24% of Stage 3 on web0music100 ranks better than the probe", "web → chat → music"]
+    assert like[0] == "Spearman − that of D_pre: 2.00 [2.00, 2.00]" and like[2].startswith("seen (2 seeds)")
+    unlike = told["24% of Stage 3 on web0music100 ranks better than the probe", "web → chat → chem"]
+    assert unlike[0] == "Spearman − that of D_pre: -2.00 [-2.00, -2.00]"
+    assert len(told) == 2 + 2 * 3                 # two D_ft, two other texts and noise, under a header and a line

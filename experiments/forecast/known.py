@@ -17,7 +17,7 @@ from run.files import UserError
 RESULTS = Path(__file__).parent / "results"
 PARTS = {"eighth": 1 / 8, "quarter": 1 / 4}                  # of the steps of a Stage 3 on D_pre
 QUARTER = "a quarter of Stage 3 on D_pre"
-BEGUN = "part of a Stage 3"             # of --leave, as the command's probes are
+BEGUN = "% of Stage 3 on"               # in the names of those that --leave has left unfinished
 COLUMNS = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "D_post after"}
 
 
@@ -59,10 +59,13 @@ def describe(lineage: list[dict]) -> dict[str, object]:
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
              "L_pre of θ_post": losses[1]["L_pre"]}
 
-    # The course of one on D_pre is filled in from its log. What the command left unfinished is none.
+    # The course of one on D_pre is filled in from its log. One that was left unfinished is none on its D_ft.
     course = dict.fromkeys(PARTS, "")
     if lineage[-1]["stage"] == "finetune":
-        done = BEGUN if last.get("leave") else stem(last["ft"])
+        done = stem(last["ft"])
+        if last.get("leave"):
+            steps = lineage[-1]["steps"]
+            done = f"{100 * steps / (steps + last['leave']):.0f}{BEGUN} {done}"
         return known | {"done": done, "rate": last["lr"], "D_post after": losses[2]["L_ret"]} | course
     done = f"noise of γ = {last['gamma']:g}"
     if last.get("back"):
@@ -73,6 +76,11 @@ def describe(lineage: list[dict]) -> dict[str, object]:
 def on_d_pre(point: Point) -> bool:
     """Tell whether what was done was a whole Stage 3 on D_pre, whose first quarter is the probe."""
     return point["done"] == point["pipeline"].split(" → ")[0]
+
+
+def is_begun(point: Point) -> bool:
+    """Tell whether what was done was only the beginning of a Stage 3, as the command's probes are."""
+    return BEGUN in point["done"]
 
 
 def with_course(point: Point) -> Point:
@@ -101,7 +109,7 @@ def tasks_of(points: list[Point]) -> list[Task]:
     tasks = []
     for pipeline in distinct(points, "pipeline"):
         there = having(points, pipeline=pipeline)
-        tuned = [point for point in there if point["rate"] and not on_d_pre(point)]
+        tuned = [point for point in there if point["rate"] and not on_d_pre(point) and not is_begun(point)]
         for ft in distinct(tuned, "done"):
             for rate in sorted(distinct(having(tuned, done=ft), "rate")):
                 tasks.append(task_of(there, pipeline, ft, rate))
@@ -158,10 +166,10 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
 
     Raises UserError if something was done to it twice.
     """
-    # What this Stage 3 did, what it does on D_pre, and what changes of the weights did.
+    # What this Stage 3 did, what it does on D_pre, and what changes of the weights or its beginnings did.
     measured = having(case, done=ft)
     probes = [point for point in case if on_d_pre(point)]
-    changed = having(case, rate=0.0)
+    changed = [point for point in case if not point["rate"] or is_begun(point)]
     if not measured or not probes:
         return {}
     by_change = [having(changed, done=done) for done in distinct(changed, "done")]
@@ -175,7 +183,7 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
 
     # What another Stage 3 did is known to who has run one.
     others = [point["D_post after"] for point in case
-              if point["rate"] and point["done"] != ft and not on_d_pre(point)]
+              if point not in changed and point["done"] != ft and not on_d_pre(point)]
     if others:
         known["Stage 3 on another D_ft"] = float(np.mean(others))
     return known | {"L_ret": measured[0]["D_post after"]}

@@ -1,6 +1,7 @@
-"""The runs of the figures: those of `early_exposure/plan.py`, in its words, with one change each."""
+"""The runs of the figures: those of `early_exposure/plan.py` and `forecast/plan.py`, with one change each."""
 
-from experiments import early_exposure
+from experiments import early_exposure, forecast
+from experiments.forecast.plan import STAGES_2, lines_of
 
 CORPORA = {"toy": early_exposure.CORPORA["toy"]}
 PLANS = {
@@ -19,6 +20,10 @@ PLANS = {
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $lora | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $thin $lora "
         "| finetune --ft $ft $rates"],
+    "surrogates": [     # the forecast's probe, on text like either D_ft for D_pre
+        *lines_of("$other", "{$post,$ft}"),
+        *(f"pretrain --pre $pre --post $other {size} --lam {{0,1}} | posttrain {stage_2} "
+          "| finetune --ft {web0music100,web0chem100} $rates $quarter" for size, stage_2 in STAGES_2)],
 }
-SETTINGS = {"toy": early_exposure.SETTINGS["toy"] | {"few": "--post-tokens 55k", "long": "--max-tokens 4M",
-                                                     "thin": "--lora-rank 11"}}
+SETTINGS = {"toy": forecast.SETTINGS["toy"] | {"long": "--max-tokens 4M", "thin": "--lora-rank 11",
+                                               "quarter": "--tokens 24576 --leave 74"}}
