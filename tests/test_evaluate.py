@@ -3,14 +3,17 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from data.tokens import load_tokenizer
-from evaluate import bytes_per_token, table
+from evaluate import bytes_per_token, print_losses, table
+from model import GPT
 from run.losses import Loss
 from tests.conftest import report
+from tests.test_tokens import write_vocabulary
 
 
 def evaluate(stage, words):
@@ -26,7 +29,7 @@ def test_table_lines_up():
     assert table(["a", "bb"], [["ccc", "1.25"], ["d", "–"]]) == "a      bb\nccc  1.25\nd       –"
 
 
-def test_tables_json_and_samples(stage):
+def test_tables_json_and_samples(stage, monkeypatch):
     stage("pretrain", "--lam 1")
     stage("posttrain")
     stage("finetune")
@@ -54,6 +57,17 @@ def test_tables_json_and_samples(stage):
     assert samples.count("--- out/posttrain, sample") == 2 and samples.count("\nA2") == 2
     assert evaluate(stage, "out/posttrain --sample 2 --prompt A2 --length 20 --seed 3").out == samples
 
+    # They are drawn as the flags say, and end where the document does.
+    drawn = []
+
+    def generate(model, prompt, length, n_vocab, temperature, generator):
+        drawn.append((length, n_vocab, temperature, generator.initial_seed()))
+        return torch.cat((prompt, torch.tensor([[66, 255, 67]])), dim=1)
+    monkeypatch.setattr(GPT, "generate", generate)
+    flags = "--sample 1 --prompt A --length 20 --temperature 0.5 --seed 3"
+    assert evaluate(stage, f"out/posttrain {flags}").out == "--- out/posttrain, sample 1\nAB\n\n"
+    assert drawn == [(20, 256, 0.5, 3)]
+
 
 def test_errors(stage):
     assert "no checkpoint out/none/ckpt.pt" in evaluate(stage, "out/none").err
@@ -61,6 +75,30 @@ def test_errors(stage):
     assert "--prompt goes with --sample" in evaluate(stage, "out/none --prompt x").err
     assert "--temperature goes with --sample" in evaluate(stage, "out/none --temperature 0").err
     assert "--sample prints texts" in evaluate(stage, "out/none --sample 1 --json").err
+
+
+def test_a_loss_that_is_not_finite_is_one_line(stage):
+    stage("pretrain", "--tokens 1k")
+    checkpoint = torch.load("out/pretrain/ckpt.pt", weights_only=True)
+    checkpoint["model"]["norm.weight"].fill_(1e38)
+    torch.save(checkpoint, "out/pretrain/ckpt.pt")
+    run = evaluate(stage, "out/pretrain")
+    assert (run.status, run.err) == (2, "error: L_pre of out/pretrain is not finite\n")
+
+
+def test_runs_of_different_tokenizers_are_compared_by_the_byte(stage, capsys):
+    write_vocabulary(Path("merges.tiktoken"), b"th", b"the")
+    stage("pretrain", "--tokens 1k")
+    stage("pretrain", "--tokens 1k --tokenizer merges.tiktoken --out out/merges")
+    runs = json.loads(evaluate(stage, "out/pretrain out/merges --json").out)
+    print_losses(runs)
+    header, *lines = capsys.readouterr().out.splitlines()[-3:]
+    assert header.split() == ["bits", "per", "byte", "L_pre", "L_post"]
+    for run, line in zip(runs, lines):
+        bits = (run["losses"][name]["bits_per_byte"] for name in ("L_pre", "L_post"))
+        assert line.split() == [run["run"], *(f"{one:.3f}" for one in bits)]
+    print_losses(runs[:1] * 2)
+    assert "bits per byte" not in capsys.readouterr().out
 
 
 def test_runs_that_differ_in_their_seed_are_averaged(stage):
