@@ -93,7 +93,8 @@ def test_without_noise_the_losses_are_those_recorded_and_the_run_stays_as_it_is(
     stage("pretrain", "--lam 1")
     stage("posttrain")
     before = weights("posttrain")
-    probed = stage("experiments.noise", "--init out/posttrain --ft ft.jsonl --gamma 0")
+    words = "--init out/posttrain --ft pairs.jsonl --text-field completion --gamma 0"
+    probed = stage("experiments.noise", words)
     assert (probed.status, probed.err) == (0, "") and "more than without" in probed.out
     record, recorded = report("noise"), report("posttrain")
     assert record["losses"]["L_post"] == nearly(recorded["losses"]["L_im"])
@@ -101,6 +102,8 @@ def test_without_noise_the_losses_are_those_recorded_and_the_run_stays_as_it_is(
     assert [record["losses"][f"ΔL_{role}"]["mean"] for role in ("pre", "post", "ft")] == [0, 0, 0]
     assert [entry["stage"] for entry in record["lineage"]] == ["pretrain", "posttrain", "noise"]
     assert record["lineage"][:2] == recorded["lineage"] and record["stage"] == "noise"
+    assert record["lineage"][2]["corpora"]["ft"]["text_field"] == "completion"
+    assert record["args"]["dtype"] == "float32"                     # that of this machine, to be known again by
     assert_same(before, weights("posttrain"))
     assert [path.name for path in Path("out/noise").iterdir() if path.name[0] != "."] == ["run.json"]
 
@@ -137,7 +140,7 @@ def test_back_is_towards_the_run_before_wherever_both_were_moved(stage, lora):
         assert not Path("out/gone").exists()
 
 
-def test_a_probe_is_made_once_and_only_discarded_when_told(stage):
+def test_a_probe_is_made_once_and_only_discarded_when_told(stage, monkeypatch):
     stage("pretrain")
     words = "--ft ft.jsonl --draws 2 --gamma"
     stage("experiments.noise", f"{words} 0.5")
@@ -149,7 +152,10 @@ def test_a_probe_is_made_once_and_only_discarded_when_told(stage):
     assert (other.status, other.err.count("\n")) == (2, 1)
     assert "out/noise holds a finished noise run with --gamma 0.5" in other.err
     assert Path("out/noise/run.json").stat().st_mtime_ns == made
-    assert stage("experiments.noise", f"{words} 1 --overwrite").status == 0
+    drawn = []
+    monkeypatch.setattr(noise, "perturbed", lambda some, *how: drawn.append(how) or perturbed(some, *how))
+    assert stage("experiments.noise", f"{words} 1 --draws 3 --seed 7 --overwrite").status == 0
+    assert drawn == [(1.0, 7, draw) for draw in range(3)]
     assert report("noise")["args"]["gamma"] == 1 and 0 < low < report("noise")["losses"]["ΔL_pre"]["mean"]
 
 
