@@ -241,6 +241,9 @@ def test_held_out_losses_are_of_completions_wherever_d_post_is_measured(stage):
     for name, loss in (("L_im", immediate), ("L_ret", retained)):
         assert f"{name} {Loss(**loss)} of completions" in card
     assert card.count("of completions") == 3
+    lam = f"λ {run['lineage'][0]['lam']:.3g}"
+    for told in ("D_pre: `pre.jsonl`", "D_post: `pairs.jsonl`", "D_ft: `ft.jsonl`", lam):
+        assert told in card
     stage("experiments.noise", "--init out/finetune --gamma 0")
     assert report("noise")["losses"]["L_post"] == nearly(retained)
 

@@ -419,8 +419,10 @@ def test_a_value_of_another_kind_is_named(changes, tmp_path):
 
 def test_what_a_config_leaves_unsaid_is_llamas_default(tmp_path):
     write_config(tmp_path, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 7.0},
-                 rms_norm_eps=None, num_key_value_heads=None, head_dim=None, rope_scaling=None)
+                 rms_norm_eps=None, num_key_value_heads=None, head_dim=None, rope_scaling=None,
+                 tie_word_embeddings=None)
     config = read_config(tmp_path)
+    assert config["tied"] is False
     assert (config["rope_base"], config["norm_eps"], config["kv_heads"]) == (7.0, 1e-6, 6)
     write_config(tmp_path, rope_theta=10_000)
     assert read_config(tmp_path)["rope_base"] == 10_000.0
@@ -512,6 +514,7 @@ def test_what_it_was_fine_tuned_on_is_measured_as_stage_3_measures_it(stage, mon
         measured = stage("evaluate", f"out/pretrain --weights out/hf{len(flags)} --ft pairs.jsonl {flags} --json")
         theirs, = json.loads(measured.out)
         assert flags.endswith(theirs["losses"]["L_ft"]["loss_on"]) or "text-field" in flags
+        assert theirs["losses"].keys() == {"L_ret", "L_pre", "L_ft"}            # no L_post of another model
         ours = report("finetune")["losses"]["L_ft"]["mean"]
         assert theirs["losses"]["L_ft"]["mean"] == pytest.approx(ours, rel=1e-6)
 
@@ -543,7 +546,8 @@ def test_flags_that_do_not_go_together_are_refused(stage):
     assert "python -m hf out/pretrain DIR" in stage("pretrain", "--weights out/pretrain --tokens 0 --out out/x", "").err
     assert "--ft goes with" in stage("evaluate", "out/x --ft a.jsonl").err
     assert "go with --ft" in stage("evaluate", "out/x --weights z --loss-on completion").err
-    assert "the one RUN" in stage("evaluate", "out/x out/y --weights z").err
+    for more in ("out/y", "--sample 1"):
+        assert "the one RUN" in stage("evaluate", f"out/x {more} --weights z").err
 
 
 def test_a_missing_library_is_named(monkeypatch, tmp_path):
