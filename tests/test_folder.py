@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock, write_json
 from run.flags import mendable
-from run.folder import OLD_DEFAULTS
+from run.folder import occupy
 from run.report import next_command
 from tests.conftest import ROOT, SMALL, assert_same, die_at, files_of, log_of, report, weights
 from tests.finished_runs import sweep_of_shares
@@ -36,7 +36,7 @@ def test_a_finished_stage_is_left_alone(stage):
     again = stage("pretrain")
     assert again.status == 0 and "nothing to do" in again.out
     assert "next: python posttrain.py --init out/pretrain\n" in again.out
-    assert stage("pretrain", "--resume --device cpu --save-every 7").status == 0
+    assert stage("pretrain", "--resume --device cpu --save-every 7 --micro-batch 4 --no-compile").status == 0
     other = stage("pretrain", "--lr 0.01")
     assert other.status == 2 and "--lr 0.003" in other.err and "--overwrite" in other.err
     assert Path("out/pretrain/ckpt.pt").stat().st_mtime_ns == stamp
@@ -45,13 +45,15 @@ def test_a_finished_stage_is_left_alone(stage):
 
 
 def test_a_run_made_before_there_was_a_flag_is_the_same_run(stage):
-    stage("pretrain")
-    record = report("pretrain")
-    for args in (record["args"], record["lineage"][0]["args"]):
-        for name in OLD_DEFAULTS.keys() & args.keys():
-            del args[name]
-    Path("out/pretrain/run.json").write_text(json.dumps(record))
-    assert stage("pretrain").status == 0
+    later = {"decay", "leave", "go_on", "loss_on", "weights", "lora_rank"}
+    for name in ("pretrain", "posttrain"):
+        stage(name)
+        record = report(name)
+        for args in (record["args"], record["lineage"][-1]["args"]):
+            for flag in later & args.keys():
+                del args[flag]
+        Path(f"out/{name}/run.json").write_text(json.dumps(record))
+        assert "nothing to do" in stage(name).out
     other = stage("pretrain", "--decay 0.1")
     assert other.status == 2 and "holds a finished pretrain run with --decay None, choose" in other.err
 
@@ -70,6 +72,7 @@ def test_a_stage_on_another_init_is_another_run(stage):
     stage("posttrain")
     Path("out/pretrain/ckpt.pt").unlink()                                       # no longer needed
     assert "nothing to do" in stage("posttrain").out
+    assert "no checkpoint out/pretrain/ckpt.pt" in stage("posttrain", "--overwrite").err        # but to make it again
     stage("pretrain", "--seed 9 --overwrite")
     assert "a finished posttrain run from another --init" in stage("posttrain").err
     another = stage("posttrain", "--out out/pretrain")
@@ -131,10 +134,12 @@ def test_a_record_without_weights_is_told_the_way_out(stage):
 
 def test_an_unfinished_stage_needs_resume(stage, monkeypatch):
     assert stage("pretrain", "--resume --out out/fresh").status == 0             # nothing there: starts
-    with monkeypatch.context() as patch:
-        die_at(patch, 7)
-        stage("pretrain")
-    assert files_of("pretrain") == {".lock", "last.pt", "log.jsonl"}
+    for step in (7, 8):                                                          # both after a save at 5
+        with monkeypatch.context() as patch:
+            die_at(patch, step)
+            stage("pretrain", "--resume")
+        assert files_of("pretrain") == {".lock", "last.pt", "log.jsonl"}
+    Path("out/pretrain/train.log").write_text("of tee")
     refused = stage("pretrain")
     assert refused.status == 2 and "--resume" in refused.err and "--overwrite" in refused.err
     assert "give the same arguments" in stage("pretrain", "--resume --lr 0.1").err
@@ -149,7 +154,9 @@ def test_a_run_killed_before_its_first_save_starts_afresh(stage, monkeypatch):
         die_at(patch, 3)
         stage("pretrain")
     assert files_of("pretrain") == {".lock", "log.jsonl"}
+    Path("out/pretrain/.last.pt.0123abcd.tmp").touch()                          # that save, half written
     assert stage("pretrain", "--resume").status == 0
+    assert files_of("pretrain") == {".lock", "ckpt.pt", "run.json", "log.jsonl"}
     assert log_of("pretrain")[0]["step"] == 5 and report("pretrain")["lineage"][0]["steps"] == 32
 
 
@@ -161,6 +168,11 @@ def test_a_folder_is_written_by_one_run_at_a_time(stage):
     assert not list(Path("out/pretrain").glob("[!.]*"))
     held.release()
     assert stage("pretrain", "--resume").status == 0
+
+    # Another had it, and has finished while this one read its corpora.
+    with pytest.raises(UserError, match="has just been finished by another run"):
+        occupy(Path("out/pretrain"), step=0, overwrite=False)
+    assert "ckpt.pt" in files_of("pretrain")
 
 
 # ---- files that are not what they were
@@ -177,6 +189,7 @@ def change(path: Path, **parts: object) -> None:
     (lambda path: torch.save([1], path), "another program"),
     (lambda path: change(path, model={"norm.weight": 1}), "another program"),
     (lambda path: change(path, lineage=[{"stage": "pretrain"}]), "another program"),
+    (lambda path: change(path, config=path), "damaged or not a checkpoint"),      # of a kind that brings code
     (lambda path: change(path, lineage=[]), "does not say how it came about"),
     (lambda path: path.unlink(), "no checkpoint"),
 ])
@@ -256,8 +269,9 @@ def test_the_folder_of_another_stage_is_no_finished_run_of_this(stage):
 
 def test_a_damaged_record_is_one_line(stage):
     stage("pretrain", "--tokens 1k")
+    whole = Path("out/pretrain/run.json").read_text()
     for text in ("", "{", "[]", "{}", '{"stage": "pretrain"}', '{"stage": 1, "args": 2, "lineage": 3}',
-                 '{"stage": "pretrain", "args": {}, "lineage": [{}]}'):
+                 '{"stage": "pretrain", "args": {}, "lineage": [{}]}', whole.replace('"pretrain"', '"posttrain"', 1)):
         Path("out/pretrain/run.json").write_text(text)
         run = stage("pretrain", "--tokens 1k")
         assert run.status == 2 and "out/pretrain/run.json is damaged" in run.err and run.err.count("\n") == 1
@@ -489,6 +503,12 @@ def test_a_run_is_finished_though_its_last_pt_cannot_be_removed(stage, monkeypat
         patch.setattr(Path, "unlink", refuse)
         run = stage("pretrain")
         assert (run.status, run.err) == (0, "") and "last.pt" in files_of("pretrain")
+
+    # One that was killed just before its run.json had that name differs in nothing else, and is continued.
+    shutil.copytree("out/pretrain", "out/killed")
+    Path("out/killed/run.json").rename("out/killed/.run.json.0123abcd.tmp")
+    assert stage("pretrain", "--resume --out out/killed").status == 0
+    assert files_of("killed") == {".lock", "ckpt.pt", "run.json", "log.jsonl"}
     assert "nothing to do" in stage("pretrain").out and "last.pt" not in files_of("pretrain")
 
 
@@ -594,6 +614,7 @@ class CompileError(RuntimeError):
 @pytest.mark.parametrize("error, says", [
     (CompileError(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/toy/.compiled/a.cpp")),
      "no space left to write out/toy/.compiled/a.cpp"),
+    (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "a"), "no space left to write a, free some"),
     (PermissionError(errno.EACCES, "Permission denied", "a"), "cannot read or write a (Permission denied)"),
 ])
 def test_whatever_else_is_wrong_with_a_file_is_one_line(stage, monkeypatch, error, says):
@@ -651,5 +672,8 @@ def test_a_resumed_run_speaks_however_young_the_machines_clock_is(stage, monkeyp
         die_at(patch, 7)
         stage("pretrain")
     last = Path("out/pretrain/last.pt")
-    change(last, seconds=read_progress(last)[1].seconds | {"evaluate": 1e9})     # more than it has been up
+    seconds = read_progress(last)[1].seconds
+    assert seconds["total"] > 0
+    change(last, seconds=seconds | {"evaluate": 1e9, "total": 2e9})              # more than it has been up
     assert "pretrain step 10/32  loss" in stage("pretrain", "--resume").out
+    assert report("pretrain")["seconds"]["total"] > 2e9                          # those before are counted
