@@ -49,6 +49,30 @@ def test_dropout_is_another_of_every_seed_step_and_rank():
     assert len(drawn) == 18
 
 
+def test_every_step_and_rank_of_a_run_draws_its_own(stage, monkeypatch):
+    seeds, update = [], Run.update
+    monkeypatch.setattr(Run, "update", lambda run: seeds.append(torch.initial_seed()) or update(run))
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        stage("pretrain", f"--tokens 1k --out out/{rank}")
+    assert len(seeds) == len(set(seeds)) == 2 * 4
+
+
+@pytest.mark.parametrize("flags, in_bfloat16, times", [("", False, 0), ("--dtype bfloat16 --compile", True, 1)])
+def test_precision_and_compiler_are_those_of_the_flags(stage, monkeypatch, flags, in_bfloat16, times):
+    """Precision in held-out losses, too; what is compiled is only what trains."""
+    modes, compiled, forward = set(), [], GPT.forward
+
+    def noting(model, *inputs):
+        modes.add((model.training, torch.is_autocast_enabled("cpu")))
+        return forward(model, *inputs)
+    monkeypatch.setattr(GPT, "forward", noting)
+    monkeypatch.setattr("torch.compile", lambda network: compiled.append(network) or network)
+    assert stage("pretrain", f"--tokens 1k {flags}").status == 0
+    assert modes == {(True, in_bfloat16), (False, in_bfloat16)} and len(compiled) == times
+    assert report("pretrain")["args"]["dtype"] == ("bfloat16" if in_bfloat16 else "float32")
+
+
 MID_TRAINING = "--max-tokens 2048 --replay 0.5 --batch 8 --eval-every 5 --save-every 5"         # 16 steps
 
 
@@ -94,6 +118,7 @@ def test_stage_3_that_leaves_steps_is_the_beginning_of_a_longer_one(stage):
     ("", "", "out/pretrain left nothing of its schedule, run pretrain.py with --leave STEPS"),
     ("--leave 15", "", "would take 16 steps, and out/pretrain leaves 15 of its schedule"),
     ("--leave 16", "--min-lr 1", "--go-on goes on with Stage 1's min lr"),
+    ("--leave 16", "--weight-decay 0", "--go-on goes on with Stage 1's weight decay"),
     ("--leave 16", "--lora", "--go-on takes up the optimizer of all weights"),
 ])
 def test_mid_training_refuses_what_is_not_one_schedule(stage, left, flags, says):
@@ -230,6 +255,17 @@ def test_what_mps_lacks_is_one_line(monkeypatch, machine, says):
     have(monkeypatch, cuda=0, mps=True, **machine)
     with pytest.raises(UserError, match=says):
         pick_device("mps")
+
+
+def test_every_rank_takes_the_gpu_of_its_number_on_its_machine(monkeypatch):
+    have(monkeypatch, cuda=4, mps=False)
+    monkeypatch.setenv("RANK", "7")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    taken = []
+    monkeypatch.setattr("torch.empty", lambda size, device: None)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    assert pick_device(None) == pick_device("cuda") == torch.device("cuda:3")
+    assert taken == [torch.device("cuda:3")] * 2
 
 
 @pytest.mark.parametrize("has_it, dtype", [(True, "bfloat16"), (False, "float32")])
@@ -385,6 +421,16 @@ def test_resuming_remembers_the_best(stage, monkeypatch):
     assert report("killed")["lineage"][1]["steps"] == report("whole")["lineage"][1]["steps"] == 20
 
 
+def test_the_speed_shown_is_that_of_the_steps_since_the_last_line(stage, monkeypatch):
+    """Two steps of 8 × 32 tokens a second, before it is killed and after."""
+    monkeypatch.setattr(Run, "_training_time", lambda run: run.step / 2)
+    with monkeypatch.context() as patch:
+        die_at(patch, 13)
+        stage("pretrain")
+    stage("pretrain", "--resume")
+    assert {line["tokens_per_second"] for line in log_of("pretrain") if "loss" in line} == {512}
+
+
 def wait_for(path: Path, process) -> None:
     while not path.exists():
         assert process.poll() is None, process.communicate()
@@ -464,6 +510,31 @@ def test_what_a_run_cannot_help_is_one_line(monkeypatch, capsys, fault, says):
 
 def dist_error(text):
     raise RuntimeError(text)
+
+
+def test_ranks_that_do_not_share_a_disk_are_told(stage, monkeypatch):
+    """Another has found a checkpoint of step 4, this one none."""
+    theirs = iter((4, -4))
+    monkeypatch.setattr(ranks, "largest", lambda number: max(number, next(theirs)))
+    run = stage("pretrain", "--tokens 1k --resume")
+    assert run.status == 2 and "ranks find different checkpoints in out/pretrain, share one disk" in run.err
+
+
+def test_a_signal_to_another_rank_stops_this_one_after_the_same_step(stage, monkeypatch):
+    monkeypatch.setattr(ranks, "require_equal", lambda number, otherwise: None)
+    monkeypatch.setattr(ranks, "largest", lambda number: signal.SIGTERM)
+    run = stage("pretrain")
+    assert run.status == 143 and "saved at step 1, continue with --resume" in run.out
+
+
+def test_rank_0_prepares_before_the_others(monkeypatch):
+    done = []
+    monkeypatch.setattr(ranks, "wait", lambda: done.append("waits"))
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        with ranks.first():
+            done.append(f"rank {rank}")
+    assert done == ["rank 0", "waits", "waits", "rank 1"]
 
 
 def test_batch_must_divide_among_ranks(stage, monkeypatch):
