@@ -10,9 +10,9 @@ import torch
 
 import posttrain
 from data.stream import Windows
-from data.tokens import corpus_of
+from data.tokens import corpus_of, open_corpus
 from run.checkpoint import read_checkpoint
-from tests.conftest import assert_same, files_of, log_of, report, weights
+from tests.conftest import assert_same, corpora, files_of, log_of, report, weights
 from tests.test_tokens import write_vocabulary
 
 
@@ -56,6 +56,21 @@ def test_later_stages_find_the_corpora_by_themselves(stage):
     lineage = read_checkpoint(Path("out/pretrain/ckpt.pt")).lineage
     assert corpus_of(lineage, "pre").record["source"] == "pre.jsonl"
     assert corpus_of(lineage, "post").record["source"] == "post.jsonl"
+
+
+def test_no_more_of_a_corpus_is_needed_than_its_flag_says_and_of_d_pre_than_is_replayed(stage, monkeypatch):
+    limits = []
+
+    def noting(role, source, tokenizer, limit, **more):
+        limits.append((role, limit))
+        return open_corpus(role, source, tokenizer, limit, **more)
+    for name in ("pretrain", "finetune"):
+        monkeypatch.setattr(f"{name}.open_corpus", noting)
+    Path("pre.jsonl").write_text("".join(corpora()["pre.jsonl"].splitlines(keepends=True)[:12]))    # 72 windows
+    stage("pretrain", "--tokens 512")
+    assert stage("posttrain", "--max-tokens 2k --batch 96 --replay 0.1").status == 0
+    assert stage("finetune", "--batch 96").status == 0
+    assert limits == [("pre", 512), ("post", 4000), ("ft", 4000)]
 
 
 # ---- chains of other lengths
@@ -188,6 +203,10 @@ def test_early_stopping_keeps_the_best_weights(stage):
     assert report("posttrain")["tokens"]["post"] == len(losses) * 5 * 8 * 32    # all trained on, 5 steps each
     assert report("posttrain")["losses"]["L_im"]["mean"] == pytest.approx(min(losses))
 
+    # The last step is evaluated, however few there are.
+    assert stage("posttrain", "--max-tokens 1k --eval-every 50 --out out/short").status == 0
+    assert [line["step"] for line in log_of("short") if "L_im" in line] == [4]
+
 
 def test_compute_matched_reads_exactly_what_stage_1_left(stage, monkeypatch):
     seen = {}                                          # (stage, windows of the corpus): numbers of those read
@@ -251,6 +270,8 @@ ERRORS = [  # script, flags, what the line must say
     ("pretrain", "--mix 0.1 --lam 1", "--lam: not allowed with argument --mix"),
     ("pretrain", "--tokens 1.5", "--tokens: '1.5' is not a count"),
     ("pretrain", "--tokens nan", "is not a count"),
+    ("pretrain", "--tokens -1", "--tokens: '-1' is not a count"),
+    ("pretrain", "--lr nan", "--lr: 'nan' is not a number of 0 or more"),
     ("pretrain", "--batch 0", "must be at least 1"),
     ("pretrain", "--preset 7b", "--preset: invalid choice"),
     ("pretrain", "--pre none.jsonl", "no corpus 'none.jsonl'"),
