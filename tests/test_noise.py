@@ -60,7 +60,7 @@ def test_all_models_of_a_shape_get_the_same_draws_and_every_draw_and_seed_anothe
     for matrix in one:
         assert torch.allclose(one[matrix], other[matrix], atol=1e-6)
     assert torch.allclose(added(model(), 0.3, 7, 3)[name], 3 * one[name], atol=1e-6)        # only larger
-    for how in ((0.1, 7, 4), (0.1, 8, 3)):
+    for how in ((0.1, 7, 4), (0.1, 8, 3), (0.1, 8, 2)):
         both = torch.stack((one[name], added(model(), *how)[name])).flatten(1)
         assert abs(torch.corrcoef(both)[0, 1]) < 0.1
 
