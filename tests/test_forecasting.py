@@ -14,8 +14,8 @@ from experiments.cost import model_of, tokens, value
 from experiments.early_exposure.claims import PURPLE
 from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
 from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chosen_elsewhere, correlation,
-                                         draw_task, judge_choice, judge_ranks, lam_told, saved_by_choosing,
-                                         standardized, with_combination)
+                                         draw_task, each_lam, everything, judge_choice, judge_ranks, lam_told,
+                                         saved_by_choosing, standardized, with_combination, without_dropout)
 from experiments.forecast.command import d_pre_of, parse, probes_of
 from experiments.forecast.intervals import covered, judge_intervals, left_out, width
 from experiments.forecast.known import QUARTER, Task, describe, known_of, of_seeds, read_table, rises, tasks_of
@@ -301,13 +301,13 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     known, L_ret = np.array([[1.0, 2, 3, 7, 8, 9]]), np.array([[3.0, 2, 1, 9, 8, 7]])
     lams = np.array([1, 1, 1, 0, 0, 0])
     one = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 6, lams, np.zeros(6), list("abcabc"), {"L_im": known}, L_ret)
-    assert correlation(one, "L_im", within=True) == pytest.approx([-1])
-    assert correlation(one, "L_im", within=False) > 0.5
+    assert correlation(one, "L_im", each_lam) == pytest.approx([-1])
+    assert correlation(one, "L_im", everything) > 0.5
 
     # What comes of less of D_post than most, or of more, is apart from both.
     sizes = np.array([2, 2, 1, 2, 2, 3])
     few = one._replace(sizes=sizes, L_ret=np.array([[3.0, 2, 9, 9, 8, 10]]))
-    assert correlation(few, "L_im", within=True) == pytest.approx([-1])
+    assert correlation(few, "L_im", each_lam) == pytest.approx([-1])
 
     # Of recipes a, b and c, λ 1 is told to keep more in all three, and of the wrong one in none.
     assert lam_told(one, "L_im").tolist() == [1]
@@ -316,8 +316,12 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     assert np.isnan(lam_told(one._replace(stages_2=list("abcdef")), "L_im")).all()
     assert lam_told(one._replace(known={"L_im": np.ones((1, 6))}), "L_im") == 0.5        # a tie tells nothing
 
+    # One that has dropout is left out of the rank without it.
+    spared = one._replace(recipes=["mixed + dropout", *"rrrrr"])
+    assert correlation(spared, "L_im", without_dropout) == pytest.approx([spearman(known[:, 1:], L_ret[:, 1:])[0]])
+
     # A λ of which there is one recipe has no rank.
-    assert correlation(one._replace(lams=np.array([1, 1, 1, 1, 1, 0])), "L_im", within=True) == pytest.approx([0.5])
+    assert correlation(one._replace(lams=np.array([1, 1, 1, 1, 1, 0])), "L_im", each_lam) == pytest.approx([0.5])
 
 
 def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatch):
@@ -419,8 +423,8 @@ def test_the_table_has_all_that_is_known_by_hand(monkeypatch):
                 L_ret=np.array([[3.0, 4, 1, 2]]))
     monkeypatch.setattr("experiments.forecast.claims.tasks_of", lambda points: [task])
     _, *rows = FIGURES["forecast"].kind.table([{"preset": "toy"}])
-    assert rows == [["web → music → chem", "L_im", "-0.60", "-0.60", "1.00", "0.00", "0.000"],
-                    ["web → music → chem", QUARTER, "0.60", "0.60", "-1.00", "1.00", "1.000"]]
+    assert rows == [["web → music → chem", "L_im", "-0.60", "-0.60", "1.00", "-0.60", "0.00", "0.000"],
+                    ["web → music → chem", QUARTER, "0.60", "0.60", "-1.00", "0.60", "1.00", "1.000"]]
 
 
 def test_a_run_is_drawn_where_its_forecast_and_its_L_ret_are():

@@ -4,7 +4,7 @@ A quarter of Stage 3 on D_pre is judged everywhere. Of all that is known before,
 of the pipelines is judged on the other, both ways round; the table has everything, everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "nois
 MARKERS = "o^sDv"            # by Stage-3 rate, the lowest first
 CHEAP = ("noise", "0.5 of the way back", "an eighth")        # how the names of these kinds begin
 COMBINED = "noise, way back and an eighth, combined"
+Among = Callable[[Task], list[ndarray]]                      # the groups of recipes that are ranked, as masks
 WITH_LORA = "#c2185b"        # in the paper's figures LoRA has the colour of its frontier without
 
 
@@ -66,15 +67,16 @@ class Forecasts(NamedTuple):
         tasks = with_combination(with_forecasts(tasks_of(points), points[0]["preset"]))
         rates = sorted({task.rate for task in tasks})
         rows = [["where", "known before Stage 3", "Spearman", *(f"at rate {rate:g}" for rate in rates),
-                 "within λ", "λ told at equal Stage 2", "L_ret below that chosen by L_im"]]
+                 "within λ", "without dropout", "λ told at equal Stage 2", "L_ret below that chosen by L_im"]]
         for where, some in by_name(tasks).items():
             for name in some[0].known:
-                ranked, alike = (estimate(over_rates(some, name, within)) for within in (False, True))
+                ranked, alike, others = (estimate(over_rates(some, name, among))
+                                         for among in (everything, each_lam, without_dropout))
                 by_rate = [shown_at(rate, some, name) for rate in rates]
                 told = estimate(np.mean([lam_told(task, name) for task in some], axis=0))
                 lower = estimate(np.mean([saved_by_choosing(task, name) for task in some], axis=0))
                 rows.append([where, name, f"{ranked:.2f}", *by_rate, f"{alike:.2f}",
-                             f"{told:.2f}", f"{lower:.3f}"])
+                             f"{others:.2f}", f"{told:.2f}", f"{lower:.3f}"])
         return rows
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
@@ -107,7 +109,7 @@ def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
     ranked = over_rates(tasks, QUARTER)
     claims = [("the probe ranks θ_post", "Spearman", ranked),
               ("it ranks those of one λ and one size of D_post", "Spearman within λ",
-               over_rates(tasks, QUARTER, within=True)),
+               over_rates(tasks, QUARTER, each_lam)),
               ("it ranks better than L_im", "Spearman − that of L_im", ranked - over_rates(tasks, "L_im"))]
     rows = []
     for claim, words, by_seed in claims:
@@ -184,21 +186,33 @@ def choose(tasks: list[Task]) -> str:
     return max(names, key=lambda name: (ranked[name], name == QUARTER))
 
 
-def over_rates(tasks: list[Task], name: str, within: bool = False) -> ndarray:
-    """Average the rank correlation of what is known with L_ret over tasks, or of each λ apart: (seeds,)."""
-    return np.mean([correlation(task, name, within) for task in tasks], axis=0)
+def everything(task: Task) -> list[ndarray]:
+    """Rank all recipes together: the one group that they are, a mask (n,)."""
+    return [np.full(len(task.recipes), True)]
 
 
-def correlation(task: Task, name: str, within: bool) -> ndarray:
-    """Correlate ranks over recipes, or over those of each λ and the common |D_post|, averaged: (seeds,)."""
-    known = task.known[name]
-    if not within:
-        return spearman(known, task.L_ret)
+def each_lam(task: Task) -> list[ndarray]:
+    """Rank the recipes of each λ apart, of the |D_post| that most have."""
     sizes, counts = np.unique(task.sizes, return_counts=True)
     common = task.sizes == sizes[counts.argmax()]
-    alike = [common & (task.lams == lam) for lam in np.unique(task.lams)]
-    by_lam = [spearman(known[:, some], task.L_ret[:, some]) for some in alike if some.sum() > 1]
-    return np.mean(by_lam, axis=0) if by_lam else np.full(len(task.seeds), np.nan)
+    return [common & (task.lams == lam) for lam in np.unique(task.lams)]
+
+
+def without_dropout(task: Task) -> list[ndarray]:
+    """Rank the recipes that have no dropout."""
+    return [np.array(["dropout" not in recipe for recipe in task.recipes])]
+
+
+def over_rates(tasks: list[Task], name: str, among: Among = everything) -> ndarray:
+    """Average the rank correlation of what is known with L_ret over tasks: (seeds,)."""
+    return np.mean([correlation(task, name, among) for task in tasks], axis=0)
+
+
+def correlation(task: Task, name: str, among: Among) -> ndarray:
+    """Correlate ranks over the recipes of each group, averaged: (seeds,); nan where none has two."""
+    known = task.known[name]
+    by_group = [spearman(known[:, some], task.L_ret[:, some]) for some in among(task) if some.sum() > 1]
+    return np.mean(by_group, axis=0) if by_group else np.full(len(task.seeds), np.nan)
 
 
 def shown_at(rate: float, tasks: list[Task], name: str) -> str:
