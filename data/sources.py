@@ -55,6 +55,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
 TRAIN = {"train", "training"}              # words in the names of a data set's files, as for `datasets`
 HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
+NO_NUMBER = ["", "NA", "N/A", "NaN", "nan", "null"]
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, UTF-8 and tokenizers cannot
 TEXT_FIELDS = [  # the first that a row has are read, of several the last is the completion
     ("text",), ("prompt", "completion"), ("instruction", "input", "output"), ("instruction", "output"),
@@ -207,9 +208,15 @@ def stream(builder, split: str) -> Iterable[dict]:
 
     Of text an empty line ends a document, and of a table a cell that says NA is a text.
     """
-    for setting, ours in (("sample_by", "paragraph"), ("keep_default_na", False)):
-        if hasattr(builder.config, setting):
-            setattr(builder.config, setting, ours)
+    config = builder.config
+    if hasattr(config, "sample_by"):
+        config.sample_by = "paragraph"
+
+    # But of numbers, where the card says that a column has those, such a cell is none.
+    if hasattr(config, "keep_default_na"):
+        kinds = builder.info.features or {}
+        config.keep_default_na = False
+        config.na_values = {name: NO_NUMBER for name, kind in kinds.items() if "string" not in kind.dtype}
     return builder.as_streaming_dataset(split=split)
 
 

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
+from unittest.mock import Mock, call
 
 import numpy as np
 import pyarrow as pa
@@ -424,18 +424,13 @@ def test_hub_corpora_go_through_load_dataset(tmp_path, monkeypatch):
 
 
 def test_every_configuration_is_read_at_the_revision_that_is_pinned(monkeypatch):
-    import datasets
-    asked = []
-
-    def builder(path, config, revision):
-        asked.append((path, config, revision))
-        return SimpleNamespace(
-            config=None, as_streaming_dataset=lambda split: [{"text": f"{config} {split}"}])
-
-    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    data = Mock(config=None)
+    data.as_streaming_dataset.side_effect = lambda split: [{"text": split}]
+    build = Mock(return_value=data)
+    monkeypatch.setattr("datasets.load_dataset_builder", build)
+    assert documents("chempile") == ["train"] * 4
     path, configs, revision, *_ = HUB["chempile"]
-    assert documents("chempile") == [f"{config} train" for config in configs] and len(configs) == 4
-    assert asked == [(path, config, revision) for config in configs]
+    assert build.call_args_list == [call(path, config, revision=revision) for config in configs]
 
 
 def test_an_unreachable_hub_names_the_ways_out(tmp_path, monkeypatch):
@@ -528,12 +523,16 @@ def test_documents_of_a_split_of_text_end_at_empty_lines(tmp_path, card):
     assert [text.strip() for text in documents(tmp_path)] == ["a\nb", "c"]
 
 
-def test_a_cell_of_a_data_set_that_says_NA_is_a_text(tmp_path):
+KINDS = "dataset_info:\n  features:\n  - {name: text, dtype: string}\n  - {name: score, dtype: float64}\n"
+
+
+@pytest.mark.parametrize("kinds", ["", KINDS], ids=["", "kinds"])
+def test_a_cell_of_a_data_set_that_says_NA_is_a_text_and_no_number(tmp_path, kinds):
     """As in the same table alone."""
-    (tmp_path / "README.md").write_text(CARD.replace("jsonl", "csv"))
+    (tmp_path / "README.md").write_text(CARD.replace("jsonl", "csv").removesuffix("---\n") + kinds + "---\n")
     for name in ("part-a.csv", "part-b.csv"):
-        (tmp_path / name).write_text("text\nNA\nabc\n")
-    assert documents(tmp_path) == documents(tmp_path / "part-a.csv") == ["NA", "abc"]
+        (tmp_path / name).write_text("text,score\nNA,1.5\nabc,\nnull,NA\n")
+    assert documents(tmp_path) == documents(tmp_path / "part-a.csv") == ["NA", "abc", "null"]
 
 
 def test_configuration_split_and_revision_can_be_named(tmp_path):
