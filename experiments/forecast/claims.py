@@ -15,7 +15,7 @@ from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
 from experiments.forecast.calibration import Forecast
 from experiments.forecast.intervals import forecasts_of, judge_intervals, published_beside
-from experiments.forecast.known import QUARTER, Task, describe, is_begun, on_d_pre, tasks_of, with_course
+from experiments.forecast.known import BEGUN, QUARTER, Task, describe, on_d_pre, tasks_of, with_course
 from experiments.forecast.plan import PLAN
 from experiments.points import Point
 from experiments.statistics import estimate, spearman, verdict
@@ -34,7 +34,7 @@ class Forecasts(NamedTuple):
 
     def select(self, points: list[Point]) -> list[Point]:
         """Fill in the courses of the probes, and leave out what is only part of a Stage 3."""
-        whole = [point for point in points if not is_begun(point)]
+        whole = [point for point in points if BEGUN not in point["done"]]
         return [with_course(point) if on_d_pre(point) else point for point in whole]
 
     def shape(self, points: list[Point]) -> tuple[int, int]:

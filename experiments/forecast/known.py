@@ -59,7 +59,8 @@ def describe(lineage: list[dict]) -> dict[str, object]:
              "L_im": losses[1]["L_im"], "L_post of θ_pre": losses[0]["L_post"],
              "L_pre of θ_post": losses[1]["L_pre"]}
 
-    # The course of one on D_pre is filled in from its log. One that was left unfinished is none on its D_ft.
+    # The course of one on D_pre is filled in from its log. The name of an unfinished one says so: it must not
+    # pass for a whole one.
     course = dict.fromkeys(PARTS, "")
     if lineage[-1]["stage"] == "finetune":
         done = stem(last["ft"])
@@ -78,9 +79,9 @@ def on_d_pre(point: Point) -> bool:
     return point["done"] == point["pipeline"].split(" → ")[0]
 
 
-def is_begun(point: Point) -> bool:
-    """Tell whether what was done was only the beginning of a Stage 3, as the command's probes are."""
-    return BEGUN in point["done"]
+def is_whole(point: Point) -> bool:
+    """Tell whether what was done was a whole Stage 3, and not only its beginning or a change of weights."""
+    return bool(point["rate"]) and BEGUN not in point["done"]
 
 
 def with_course(point: Point) -> Point:
@@ -109,7 +110,7 @@ def tasks_of(points: list[Point]) -> list[Task]:
     tasks = []
     for pipeline in distinct(points, "pipeline"):
         there = having(points, pipeline=pipeline)
-        tuned = [point for point in there if point["rate"] and not on_d_pre(point) and not is_begun(point)]
+        tuned = [point for point in there if is_whole(point) and not on_d_pre(point)]
         for ft in distinct(tuned, "done"):
             for rate in sorted(distinct(having(tuned, done=ft), "rate")):
                 tasks.append(task_of(there, pipeline, ft, rate))
@@ -166,10 +167,10 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
 
     Raises UserError if something was done to it twice.
     """
-    # What this Stage 3 did, what it does on D_pre, and what changes of the weights or its beginnings did.
+    # What this Stage 3 did, what it does on D_pre, and what was done that takes less than a Stage 3.
     measured = having(case, done=ft)
     probes = [point for point in case if on_d_pre(point)]
-    changed = [point for point in case if not point["rate"] or is_begun(point)]
+    changed = [point for point in case if not is_whole(point)]
     if not measured or not probes:
         return {}
     by_change = [having(changed, done=done) for done in distinct(changed, "done")]
@@ -183,7 +184,7 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
 
     # What another Stage 3 did is known to who has run one.
     others = [point["D_post after"] for point in case
-              if point not in changed and point["done"] != ft and not on_d_pre(point)]
+              if is_whole(point) and point["done"] != ft and not on_d_pre(point)]
     if others:
         known["Stage 3 on another D_ft"] = float(np.mean(others))
     return known | {"L_ret": measured[0]["D_post after"]}

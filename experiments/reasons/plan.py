@@ -20,10 +20,10 @@ PLANS = {
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $lora | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $thin $lora "
         "| finetune --ft $ft $rates"],
-    "surrogates": [     # the forecast's probe, on text like either D_ft for D_pre
+    "surrogates": [     # the forecast's probe, on text like either of the embedded D_ft
         *lines_of("$other", "{$post,$ft}"),
         *(f"pretrain --pre $pre --post $other {size} --lam {{0,1}} | posttrain {stage_2} "
           "| finetune --ft {web0music100,web0chem100} $rates $quarter" for size, stage_2 in STAGES_2)],
 }
 SETTINGS = {"toy": forecast.SETTINGS["toy"] | {"long": "--max-tokens 4M", "thin": "--lora-rank 11",
-                                               "quarter": "--tokens 24576 --leave 74"}}
+                                               "quarter": "--tokens 24576 --leave 74"}}    # 24 of 98 steps

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from experiments.curves import rows_of
 from experiments.forecast.claims import MARKERS, Forecasts, by_name, explain, look_of, over_rates
 from experiments.forecast.known import BEGUN, QUARTER, Task, on_d_pre, tasks_of, with_course
 from experiments.points import Point
-from experiments.statistics import estimate, verdict
+from experiments.statistics import estimate
 
 
 class Surrogates(NamedTuple):
@@ -31,10 +32,9 @@ class Surrogates(NamedTuple):
         rows = []
         for where, some in by_name(tasks).items():
             for name in compared(tasks)[1:]:
-                found = estimate(over_rates(some, name) - over_rates(some, QUARTER))
-                measured = f"Spearman − that of D_pre: {found:.2f}"
-                rows.append([f"{name} ranks better than the probe", where, measured, found.shown_p(),
-                             verdict(found)])
+                better = estimate(over_rates(some, name) - over_rates(some, QUARTER))
+                claim = f"{name} ranks better than the probe"
+                rows += rows_of([(claim, "Spearman − that of D_pre", better)], where)
         return rows
 
     def table(self, points: list[Point]) -> list[list[str]]:
