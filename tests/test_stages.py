@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -59,18 +60,15 @@ def test_later_stages_find_the_corpora_by_themselves(stage):
 
 
 def test_no_more_of_a_corpus_is_needed_than_its_flag_says_and_of_d_pre_than_is_replayed(stage, monkeypatch):
-    limits = []
-
-    def noting(role, source, tokenizer, limit, **more):
-        limits.append((role, limit))
-        return open_corpus(role, source, tokenizer, limit, **more)
+    """Though D_pre has 72 windows, less than one batch of later stages."""
+    opened = Mock(wraps=open_corpus)
     for name in ("pretrain", "finetune"):
-        monkeypatch.setattr(f"{name}.open_corpus", noting)
-    Path("pre.jsonl").write_text("".join(corpora()["pre.jsonl"].splitlines(keepends=True)[:12]))    # 72 windows
+        monkeypatch.setattr(f"{name}.open_corpus", opened)
+    Path("pre.jsonl").write_text("".join(corpora()["pre.jsonl"].splitlines(keepends=True)[:12]))
     stage("pretrain", "--tokens 512")
     assert stage("posttrain", "--max-tokens 2k --batch 96 --replay 0.1").status == 0
     assert stage("finetune", "--batch 96").status == 0
-    assert limits == [("pre", 512), ("post", 4000), ("ft", 4000)]
+    assert [call.kwargs.get("limit", call.args[-1]) for call in opened.call_args_list] == [512, 4000, 4000]
 
 
 # ---- chains of other lengths

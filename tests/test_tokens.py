@@ -181,21 +181,15 @@ class Panic(BaseException):
 
 @pytest.mark.parametrize("error", [Panic("panicked\nat a line"), Panic(), ValueError("stack overflow")])
 def test_what_a_tokenizer_cannot_take_is_one_line(tmp_path, monkeypatch, error):
-    def fail(*_, **__):
-        raise error
     source, tokenizer = write(tmp_path / "a.jsonl", TEXTS), load_tokenizer("bytes")
-    monkeypatch.setattr(tokenizer, "encode_to_numpy", fail)
+    monkeypatch.setattr(tokenizer, "encode_to_numpy", Mock(side_effect=error))
     with pytest.raises(UserError, match="bytes cannot take the .* characters from 'document") as told:
         open_corpus("pre", source, tokenizer, folder=tmp_path / "tokens")
     assert "\n" not in str(told.value)
     assert [path for path in (tmp_path / "tokens").iterdir() if path.suffix != ".lock"] == []
-
-
-def test_memory_that_runs_out_is_not_said_to_be_the_texts_fault(tmp_path, monkeypatch):
-    tokenizer = load_tokenizer("bytes")
     monkeypatch.setattr(tokenizer, "encode_to_numpy", Mock(side_effect=MemoryError))
-    with pytest.raises(MemoryError):
-        tokens_of(["a"], tokenizer, tmp_path)
+    with pytest.raises(MemoryError):                                    # which is no fault of the text
+        open_corpus("pre", source, tokenizer, folder=tmp_path / "tokens")
 
 
 def test_white_space_that_overflows_the_pattern_is_one_line(tmp_path):
@@ -254,14 +248,13 @@ def test_the_last_corpus_of_a_role_is_the_one_that_counts(tmp_path):
 
 
 def test_a_clone_of_a_data_set_is_found_from_another_folder(tmp_path, monkeypatch):
-    (tmp_path / "there" / "clone").mkdir(parents=True)
-    write(tmp_path / "there" / "clone" / "train.jsonl", TEXTS)
-    monkeypatch.chdir(tmp_path / "there")
-    corpus = open_corpus("pre", find_source("hub:clone"), BYTES, folder=tmp_path / "elsewhere")
-    (entry,) = lineage_of(corpus)
-    entry["folder"] = str(Path.cwd())
+    (tmp_path / "clone").mkdir()
+    write(tmp_path / "clone" / "train.jsonl", TEXTS)
     monkeypatch.chdir(tmp_path)
-    assert np.array_equal(corpus_of([entry], "pre", tmp_path / "tokens").train, corpus.train)
+    corpus = open_corpus("pre", find_source("hub:clone"), BYTES, folder=tmp_path / "first")
+    (entry,) = lineage_of(corpus)
+    monkeypatch.chdir(tmp_path / "clone")
+    assert corpus_of([entry | {"folder": str(tmp_path)}], "pre", tmp_path / "tokens").record == corpus.record
 
 
 # ---- windows of a corpus
@@ -291,7 +284,7 @@ def test_a_corpus_ends_with_the_last_whole_window_and_may_be_one_batch():
     def windows(train: int, at_least: int) -> int:
         corpus = Corpus("pre", np.arange(train), np.arange(9), {"source": "numbers"})
         return len(corpus.windows(4, at_least, seed=1, stage=1))
-    assert [windows(tokens, 2) for tokens in (9, 12, 13)] == [2, 2, 3]
+    assert [windows(train, 2) for train in (9, 12, 13)] == [2, 2, 3]
     with pytest.raises(UserError, match="numbers is shorter than one batch: 2 sequences of 4 tokens, not 3"):
         windows(12, 3)
 
@@ -339,13 +332,12 @@ def test_a_damaged_meta_json_is_made_again(tmp_path, text):
     assert again.record == corpus.record
 
 
-def test_token_files_of_before_there_were_checksums_are_of_use(tmp_path, capsys):
-    source, corpus, home = prepared(tmp_path)
+def test_token_files_of_before_there_were_checksums_are_of_use(tmp_path):
+    *_, home = prepared(tmp_path)
     meta = json.loads((home / "meta.json").read_text())
     del meta["checksums"]
     (home / "meta.json").write_text(json.dumps(meta))
-    assert np.array_equal(open_corpus("pre", source, BYTES, folder=home.parent).train, corpus.train)
-    assert "is damaged" not in capsys.readouterr().out
+    assert tokens.load_corpus("pre", home)
 
 
 def test_large_token_files_are_checked_once_and_when_they_change(tmp_path, monkeypatch):
@@ -356,12 +348,6 @@ def test_large_token_files_are_checked_once_and_when_they_change(tmp_path, monke
     open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
-
-    # Where nothing can be noted, as among token files of others, they are checked each time.
-    (home / ".train.verified").unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(tokens, "atomic", Mock(side_effect=UserError("no permission to write")))
-        assert tokens.load_corpus("pre", home)
     flip(home / "train.bin", 1)
     assert tokens.load_corpus("pre", home) is None
 
