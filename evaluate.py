@@ -167,8 +167,7 @@ def measure(name: str, path: Path, model: GPT, corpus: Corpus, tokenizer: tiktok
     sequences = corpus.held_out_sequences(model.config.context)
     loss = held_out_loss(model, sequences, dtype, corpus.role)
     if not math.isfinite(loss.mean):
-        raise UserError(f"{name} of {path} is not finite, try --dtype float32 or train it again with a lower "
-                        "--lr")
+        raise UserError(f"{name} of {path} is not finite, try --dtype float32 or train it with a lower --lr")
     bits = loss.mean / math.log(2) / bytes_per_token(sequences, tokenizer)
     loss_on = "all" if corpus.held_out_mask is None else "completion"
     return loss._asdict() | {"loss_on": loss_on, "bits_per_byte": bits}
