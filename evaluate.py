@@ -248,8 +248,8 @@ def print_losses(runs: list[dict]) -> None:
     if len({run["tokenizer"] for run in runs}) > 1:
         rows = []
         for run in runs:
-            bits = [run["losses"].get(name, {}).get("bits_per_byte", math.nan) for name in names]
-            rows.append([run["run"], *(f"{one:.3f}" for one in bits)])
+            bits = [run["losses"].get(name, {}).get("bits_per_byte") for name in names]
+            rows.append([run["run"], *(f"{one:.3f}" if one else "–" for one in bits)])
         print("\n" + table(["bits per byte", *names], rows))
 
 

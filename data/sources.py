@@ -214,9 +214,9 @@ def stream(builder, split: str) -> Iterable[dict]:
 
     # But of numbers, where the card says that a column has those, such a cell is none.
     if hasattr(config, "keep_default_na"):
-        kinds = builder.info.features or {}
+        kinds = {name: getattr(kind, "dtype", "") for name, kind in (builder.info.features or {}).items()}
         config.keep_default_na = False
-        config.na_values = {name: NO_NUMBER for name, kind in kinds.items() if "string" not in kind.dtype}
+        config.na_values = {name: NO_NUMBER for name, kind in kinds.items() if "string" not in kind}
     return builder.as_streaming_dataset(split=split)
 
 

@@ -98,7 +98,8 @@ def parse(argv: list[str]) -> Namespace:
 
     # The probe, and what makes a number of it.
     parser.flag("share", share, "of its steps that the probe takes [0.25]", default=QUARTER_SHARE)
-    parser.add_argument("--probe", nargs="+", metavar="CORPUS", help="what to go on with [each run's D_pre]")
+    parser.add_argument("--probe", nargs="+", metavar="CORPUS",
+                        help="what to go on with: text like D_ft, if that is unlike D_pre [each run's D_pre]")
     parser.add_argument("--calibration", nargs="+", type=Path, metavar="CSV",
                         help="figures' forecast.csv to learn the numbers from [those in results/]")
 
