@@ -5,8 +5,9 @@ import numpy as np
 from experiments.curves import of_whole_seeds, rows_of
 from experiments.drawing import Figure
 from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, MIXED_DROPOUT, MIXED_LORA,
-                                               MIXING, RETAINED, UNMIXED, UNMIXED_LORA, Recipe, against_lam,
-                                               describe, frontiers, judge_full, shown_size, style)
+                                               MIXING, RETAINED, UNMIXED, UNMIXED_DROPOUT, UNMIXED_LORA,
+                                               Recipe, against_lam, describe, frontiers, judge_full,
+                                               shown_size, style)
 from experiments.forecast.claims import CHAINS as WITH_PROBES
 from experiments.forecast.known import describe as describe_known
 from experiments.frontiers import Pair, Style, compare
@@ -23,7 +24,8 @@ THIN = {"full beats LoRA, mixed": Pair(better=MIXED, worse=MIXED_LORA),
         "full beats LoRA, unmixed": Pair(better=UNMIXED, worse=UNMIXED_LORA),
         "full beats thin LoRA, unmixed": Pair(better=UNMIXED, worse=UNMIXED_THIN),
         "thin LoRA is worse, unmixed": Pair(better=UNMIXED_LORA, worse=UNMIXED_THIN)}
-DROPOUT = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED)}
+DROPOUT = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED),
+           "dropout helps without mixing": Pair(better=UNMIXED_DROPOUT, worse=UNMIXED)}
 
 
 def describe_size(lineage: list[dict]) -> dict[str, object]:
@@ -48,29 +50,29 @@ def thin_style(recipe: Recipe, drawn: list[Recipe]) -> Style:
 
 
 def judge_sizes(points: list[Point]) -> list[list[str]]:
-    """Judge that dropout on mixing gains more of the smallest |D_post| than of the largest, seed by seed.
+    """Judge that dropout gains more of the smallest |D_post| than of the largest, seed by seed.
 
     Returns rows of `drawing.VERDICTS`; none where only one |D_post| is there.
     """
     # Both gaps are of the same seeds.
     points = of_whole_seeds(points, "post_tokens", "recipe")
-    gaps = []
-    for size in sorted(distinct(points, "post_tokens")):
-        mixed, dropout = (having(points, post_tokens=size, recipe=recipe)
-                          for recipe in (MIXED, MIXED_DROPOUT))
-        if mixed and dropout:
-            gaps.append(np.array(compare(dropout, mixed, KEPT).gaps))
-    if len(gaps) < 2:
-        return []
-    more = estimate(gaps[0] - gaps[-1])
-    claim = "dropout gains more where D_post is read more often"
-    return rows_of([(claim, "gap at the smallest |D_post| − at the largest", more)], f"({', '.join(KEPT)})")
+    judged = []
+    for claim, pair in DROPOUT.items():
+        gaps = []
+        for size in sorted(distinct(points, "post_tokens")):
+            better, worse = (having(points, post_tokens=size, recipe=recipe) for recipe in pair)
+            if better and worse:
+                gaps.append(np.array(compare(better, worse, KEPT).gaps))
+        if len(gaps) > 1:
+            judged.append((f"{claim} more where D_post is read more often",
+                           "gap at the smallest |D_post| − at the largest", estimate(gaps[0] - gaps[-1])))
+    return rows_of(judged, f"({', '.join(KEPT)})")
 
 
 FIGURES = {
-    "repeated": Figure("Dropout on top of mixing, by |D_post|", PLANS["repeated"],
-                       frontiers("", [KEPT], [(MIXED, MIXED_DROPOUT)], DROPOUT)._replace(
-                           highest={}, judge_together=judge_sizes),
+    "repeated": Figure("Dropout with mixing and without, by |D_post|", PLANS["repeated"],
+                       frontiers("", [KEPT], [(MIXED, MIXED_DROPOUT), (UNMIXED, UNMIXED_DROPOUT)],
+                                 DROPOUT)._replace(highest={}, judge_together=judge_sizes),
                        CHAINS, describe_size),
     "longer": Figure("L_im and L_ret against λ, Stage 2 four times as long", PLANS["longer"],
                      against_lam("", (), judge_full), CHAINS, describe),

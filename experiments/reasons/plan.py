@@ -6,10 +6,10 @@ from experiments.forecast.plan import STAGES_2, lines_of
 CORPORA = {"toy": early_exposure.CORPORA["toy"]}
 PLANS = {
     "repeated": [       # a quarter of D_post, which Stage 2 reads up to four times as often
-        "pretrain --pre $pre --post $post --lam 1 | posttrain $sweep | finetune --ft $ft $rates",
-        "pretrain --pre $pre --post $post --lam 1 | posttrain $dropout | finetune --ft $ft $rates",
-        "pretrain --pre $pre --post $post --lam 1 $few | posttrain $sweep | finetune --ft $ft $rates",
-        "pretrain --pre $pre --post $post --lam 1 $few | posttrain $dropout | finetune --ft $ft $rates"],
+        "pretrain --pre $pre --post $post --lam {0,1} | posttrain $sweep | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam {0,1} | posttrain $dropout | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam {0,1} $few | posttrain $sweep | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam {0,1} $few | posttrain $dropout | finetune --ft $ft $rates"],
     "longer": [         # a Stage 2 four times as long
         "pretrain --pre $pre --post $post --lam {0,0.5,1} | posttrain $fixed $long "
         "| finetune --ft $ft $rate"],
