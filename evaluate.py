@@ -249,7 +249,7 @@ def print_losses(runs: list[dict]) -> None:
         rows = []
         for run in runs:
             bits = [run["losses"].get(name, {}).get("bits_per_byte") for name in names]
-            rows.append([run["run"], *(f"{one:.3f}" if one else "–" for one in bits)])
+            rows.append([run["run"], *("–" if one is None else f"{one:.3f}" for one in bits)])
         print("\n" + table(["bits per byte", *names], rows))
 
 

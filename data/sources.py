@@ -55,7 +55,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
 TRAIN = {"train", "training"}              # words in the names of a data set's files, as for `datasets`
 HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
-NO_NUMBER = ["", "NA", "N/A", "NaN", "nan", "null"]
+NO_NUMBER = ["", "NA", "N/A", "NaN", "nan", "null"]          # what a cell of a column of numbers may say
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates: JSON can spell one, UTF-8 and tokenizers cannot
 TEXT_FIELDS = [  # the first that a row has are read, of several the last is the completion
     ("text",), ("prompt", "completion"), ("instruction", "input", "output"), ("instruction", "output"),

@@ -164,6 +164,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
                         help="torch.compile long runs, on a CPU too, or none; what is made is shared by all "
                              "[all on CUDA]")
+
+    # Where it goes.
     parser.flag("out", Path, "folder of all runs and figures [out/PRESET, and -PRE with --corpora]",
                 metavar="DIR")
     parser.flag("picture", Path, "where to draw with --runs, .csv and .md beside it [NAME.png]",

@@ -84,13 +84,14 @@ def test_a_loss_that_is_not_finite_is_one_line(stage):
 def test_runs_of_different_tokenizers_are_compared_by_the_byte(capsys):
     loss = {"mean": 1.0, "se": 0.1, "loss_on": "all", "bits_per_byte": 1.25}
     one = {"run": "one", "tokenizer": "a", "losses": {"L_pre": loss}, "lineage": [{"lam": 0.0, "args": {}}]}
-    other = one | {"run": "other", "losses": {"L_pre": loss | {"bits_per_byte": 1.5}}}
+    told_before = {"mean": 2.0, "se": 0.1, "loss_on": "all"}                      # by its stage, without bits
+    other = one | {"run": "other", "losses": {"L_im": told_before, "L_pre": loss | {"bits_per_byte": 0.0}}}
     print_losses([one, other])
     assert "bits per byte" not in capsys.readouterr().out
     print_losses([one, other | {"tokenizer": "b"}])
     *_, header, first, second = capsys.readouterr().out.splitlines()
     assert [header.split(), first.split(), second.split()] == [
-        ["bits", "per", "byte", "L_pre"], ["one", "1.250"], ["other", "1.500"]]
+        ["bits", "per", "byte", "L_im", "L_pre"], ["one", "–", "1.250"], ["other", "–", "0.000"]]
 
 
 def test_runs_that_differ_in_their_seed_are_averaged(stage):

@@ -367,6 +367,8 @@ def draw(found: Found) -> Figure:
     lower_right.set(title="best share of replay after early exposure", ylabel="best ρ",
                     xlabel="share of target data that is left for Stage 2", xlim=(1 / 72, 1.1),
                     ylim=(-0.03, 1))
+
+    # Legends stand where nothing is drawn.
     for axis in (upper_left, upper_right):
         axis.legend(fontsize=8)
     lower_left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.65, 0.55), borderpad=1.1, labelspacing=0.9)

@@ -110,14 +110,16 @@ def theorem_5_1(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
     ends = np.array([s.invariant, m, s.beta])
     learned_at = half_crossing(path, ends, eta * np.arange(len(path)))
 
-    # When, then where the specialized block ends, then what each run has learned by t_pre.
     return [
+        # When the specialized block is learned, and where it ends.
         Check("5.1", "mixture: specialized block learned before inconsistent",
               learned_at[SPECIALIZED], "<", learned_at[INCONSISTENT]),
         Check("C.10", "mixture: specialized learned at T/(2αβ)",
               learned_at[SPECIALIZED], "≈", specialized_at, within=0.1),
         Check("C.10", "mixture: specialized ends at β (printed: αβ)",
               path[-1, SPECIALIZED], "≈", s.beta, within=1e-3),
+
+        # What each run has learned by t_pre.
         Check("5.1", "mixed: specialized learned by t_pre, σ > β/2",
               mixed.theta_pre[SPECIALIZED], ">", s.beta / 2),
         Check("5.1", "mixed: inconsistent not learned, σ < half its target",
@@ -159,6 +161,7 @@ def theorem_5_2(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
     end = fixed_point(s, s.pre)
     held = held_stage_2(s, eta)
     return [
+        # Which block each run has, as after Stage 1.
         Check("5.2, C.15", "unmixed: specialized still not learned after Stage 2",
               alone.theta_post[SPECIALIZED], "<", s.beta / 2),
         Check("5.2, C.15", "unmixed: inconsistent has a tenth or less of its way left",
@@ -167,6 +170,8 @@ def theorem_5_2(s: Setting, mixed: Run, alone: Run, eta: float) -> list[Check]:
               mixed.theta_post[SPECIALIZED], ">", s.beta / 2),
         Check("5.2, C.15", "mixed: inconsistent not learned after Stage 2, σ < σ_post/2",
               mixed.theta_post[INCONSISTENT], "<", s.post / 2),
+
+        # Where a penalty ends, and what Stage 2 costs.
         Check("C.14", f"λ_reg = {held.reg:g}: Stage 2 ends at (s + λ_reg·σ_pre)/(1 + λ_reg)",
               held.path[-1], "≈", held.end, within=1e-3),
         Check("5.2", "Stage 2 raises D_pre's loss less in the mixed run",

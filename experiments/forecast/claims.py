@@ -187,19 +187,19 @@ def choose(tasks: list[Task]) -> str:
 
 
 def everything(task: Task) -> list[ndarray]:
-    """Rank all recipes together: the one group that they are, a mask (n,)."""
+    """Group recipes to be ranked together, each group a mask (n,): all are one."""
     return [np.full(len(task.recipes), True)]
 
 
 def each_lam(task: Task) -> list[ndarray]:
-    """Rank the recipes of each λ apart, of the |D_post| that most have."""
+    """Group them by λ, those of the |D_post| that most have."""
     sizes, counts = np.unique(task.sizes, return_counts=True)
     common = task.sizes == sizes[counts.argmax()]
     return [common & (task.lams == lam) for lam in np.unique(task.lams)]
 
 
 def without_dropout(task: Task) -> list[ndarray]:
-    """Rank the recipes that have no dropout."""
+    """Group those that have no dropout."""
     return [np.array(["dropout" not in recipe for recipe in task.recipes])]
 
 

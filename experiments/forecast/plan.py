@@ -12,11 +12,16 @@ STAGES_2 = [("$size", "$sweep"), ("$size", "$dropout"), ("$size", "$replay"), ("
             ("$size", "$short"), ("$few", "$fixed")]
 
 
+def chains_to_theta_post(post: str) -> list[str]:
+    """Write the first two stages of all chains of one D_post."""
+    return [f"pretrain --pre $pre --post {post} {size} --lam {{0,1}} | posttrain {stage_2}"
+            for size, stage_2 in STAGES_2]
+
+
 def lines_of(post: str, ft: str, rates: str = "$rates") -> list[str]:
     """Write all chains of one D_post, at some rates of Stage 3."""
     lines = []
-    for size, stage_2 in STAGES_2:
-        theta_post = f"pretrain --pre $pre --post {post} {size} --lam {{0,1}} | posttrain {stage_2}"
+    for theta_post in chains_to_theta_post(post):
         lines += [f"{theta_post} | finetune --ft {ft} {rates}",
                   f"{theta_post} | finetune --ft $pre {rates} $course",
                   f"{theta_post} | noise --ft $pre $noise",

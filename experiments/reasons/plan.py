@@ -1,7 +1,7 @@
 """The runs of the figures: those of `early_exposure/plan.py` and `forecast/plan.py`, with one change each."""
 
 from experiments import early_exposure, forecast
-from experiments.forecast.plan import STAGES_2, lines_of
+from experiments.forecast.plan import chains_to_theta_post, lines_of
 
 CORPORA = {"toy": early_exposure.CORPORA["toy"]}
 PLANS = {
@@ -22,8 +22,8 @@ PLANS = {
         "| finetune --ft $ft $rates"],
     "surrogates": [     # the forecast's probe, on text like either of the embedded D_ft
         *lines_of("$other", "{$post,$ft}"),
-        *(f"pretrain --pre $pre --post $other {size} --lam {{0,1}} | posttrain {stage_2} "
-          "| finetune --ft {web0music100,web0chem100} $rates $quarter" for size, stage_2 in STAGES_2)],
+        *(f"{theta_post} | finetune --ft {{web0music100,web0chem100}} $rates $quarter"
+          for theta_post in chains_to_theta_post("$other"))],
 }
 SETTINGS = {"toy": forecast.SETTINGS["toy"] | {"long": "--max-tokens 4M", "thin": "--lora-rank 11",
                                                "quarter": "--tokens 24576 --leave 74"}}    # 24 of 98 steps

@@ -43,6 +43,7 @@ class Surrogates(NamedTuple):
 
     def draw(self, points: list[Point], axes: ndarray) -> None:
         """Draw L_ret against each of what is compared, every seed and rate of Stage 3."""
+        # A D_ft's panels differ in what is known, and are all of the same runs.
         tasks = tasks_of(points)
         markers = dict(zip(sorted({task.rate for task in tasks}), MARKERS))
         for some, row in zip(by_name(tasks).values(), axes):
@@ -51,6 +52,8 @@ class Surrogates(NamedTuple):
                     for k, recipe in enumerate(task.recipes):
                         axis.plot(task.known[name][:, k], task.L_ret[:, k], markers[task.rate],
                                   **look_of(recipe))
+
+                # Ranks are of one rate of Stage 3 at a time, the mean of these.
                 ranked = np.mean(over_rates(some, name))
                 axis.set(title=f"{name}\nSpearman {ranked:.2f}", xlabel="D_post's loss after it",
                          ylabel=f"L_ret after {some[0].ft}")
