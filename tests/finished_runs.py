@@ -56,16 +56,15 @@ def frontier_of(root, recipe, saved, pipeline=("web", "music", "chem"), seeds=2,
 
 def finish(run: Planned, losses={}, earlier={}, steps=1, course={}) -> None:
     """Write what a planned run would leave; `earlier` are the losses of each run before it, `course` its L_ret."""
-    lineage = lineage_of(run, losses, earlier)
-    lineage[-1]["steps"] = steps
+    lineage = lineage_of(run, losses, earlier, steps)
     write_record(run.out, run.stage, lineage)
     if course:
         lines = (json.dumps({"step": step, "L_ret": loss}) + "\n" for step, loss in course.items())
         (run.out / "log.jsonl").write_text("".join(lines))
 
 
-def lineage_of(run: Planned, losses={}, earlier={}) -> list[dict]:
-    """What a planned run and those before it would say of themselves: their settings over toy defaults."""
+def lineage_of(run: Planned, losses={}, earlier={}, steps=1) -> list[dict]:
+    """What a planned run, of some steps, and those before it would say of themselves: settings over toy defaults."""
     lineage = []
     for one in [run, *run.ancestors()][::-1]:
         args = {"lam": 0.0, "mix": None, "decay": None,
@@ -77,7 +76,7 @@ def lineage_of(run: Planned, losses={}, earlier={}) -> list[dict]:
         args["seed"] = one.seed
         lineage.append({"stage": one.stage, "args": args, "lam": args["lam"],
                         "losses": measured(earlier)})
-    lineage[-1]["losses"] = measured(BASE | losses)
+    lineage[-1] |= {"losses": measured(BASE | losses), "steps": steps}
     return lineage
 
 

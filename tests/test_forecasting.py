@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from experiments import early_exposure, forecast
 from experiments.cost import model_of, tokens, value
 from experiments.early_exposure.claims import PURPLE
-from experiments.forecast.calibration import SCALE, Forecast, Law, Rises, fit
+from experiments.forecast.calibration import RATE, SCALE, Forecast, Law, Rises, fit
 from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chosen_elsewhere, correlation,
                                          draw_task, each_lam, everything, judge_choice, judge_ranks, lam_told,
                                          saved_by_choosing, standardized, with_combination, without_dropout)
 from experiments.forecast.command import d_pre_of, parse, probes_of
 from experiments.forecast.intervals import covered, judge_intervals, left_out, width
-from experiments.forecast.known import QUARTER, Task, describe, known_of, of_seeds, read_table, rises, tasks_of
+from experiments.forecast.known import (ON_LIKE, QUARTER, Task, describe, is_like, known_of, of_seeds, read_table,
+                                        rises, tasks_of)
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.points import read_points
 from experiments.statistics import ranks, spearman, student_t
@@ -30,7 +31,7 @@ from tests.finished_runs import draw, finish, lineage_of
 from tests.processes import popen
 
 CORPORA = forecast.CORPORA["toy"]
-OF_FIGURE = [plan(PLAN, preset, SETTINGS[preset], forecast.CORPORA[preset], 1, Path("out"))
+OF_FIGURE = [plan(PLAN[preset], preset, SETTINGS[preset], forecast.CORPORA[preset], 1, Path("out"))
              for preset in forecast.CORPORA]
 
 
@@ -52,12 +53,13 @@ def test_rank_correlation_by_hand():
 
 # ---- the law
 
-def some_rises(number, a, b, rng, n=12, scatter=0.0, ft=None):
-    """Runs of one pipeline and D_ft, in which g of what is forgotten is a + b·g of what the probe takes."""
-    probe = np.exp(rng.uniform(-3, 0, n))
-    measured = SCALE * np.sinh(a + b * np.arcsinh(probe / SCALE) + scatter * rng.standard_normal(n))
-    words = (f"web → {number}", f"ft {number}" if ft is None else ft, "1e-3", "1", "recipe")
-    return Rises(probe, measured, *(np.full(n, word) for word in words))
+def some_rises(number, a, b, rng, n=12, scatter=0.0, ft=None, slope=1):
+    """Runs of one pipeline and D_ft: the law's a and b, with another slope one that is not the law."""
+    probe, rate = np.exp(rng.uniform(-3, 0, n)), RATE * np.exp(rng.uniform(-1, 1, n))
+    g = a + b * np.log(rate / RATE) + slope * np.arcsinh(probe / SCALE) + scatter * rng.standard_normal(n)
+    words = (f"web → {number}", f"ft {number}" if ft is None else ft)
+    return Rises(probe, SCALE * np.sinh(g), *(np.full(n, word) for word in words), rate,
+                 *(np.full(n, word) for word in ("1", "recipe")))
 
 
 def joined(parts):
@@ -66,19 +68,27 @@ def joined(parts):
 
 def test_a_law_without_scatter_is_found_and_forecasts_exactly():
     rng = np.random.default_rng(0)
-    law = fit(joined([some_rises(number, 0.7, 0.8, rng) for number in range(3)]))
-    assert law == pytest.approx((0.7, 0.8, 0, 3), abs=1e-9)
-    expected = 1 + SCALE * np.sinh(0.7 + 0.8 * np.arcsinh(0.2 / SCALE))
-    assert law.forecast(1.0, 1.2) == pytest.approx(expected * np.ones(3))
+    law = fit(joined([some_rises(number, 0.7, -0.4, rng) for number in range(3)]))
+    assert law == pytest.approx((0.7, -0.4, 0, 3), abs=1e-9)
+    for rate, factor in ((3e-4, 0.7), (1e-3, 0.7 - 0.4 * np.log(10 / 3))):
+        expected = 1 + SCALE * np.sinh(factor + np.arcsinh(0.2 / SCALE))
+        assert law.forecast(1.0, 1.2, rate) == pytest.approx(expected * np.ones(3))
+
+
+def test_runs_of_one_rate_tell_the_factor_at_that_rate():
+    rng = np.random.default_rng(0)
+    alike = [some_rises(number, 0.7, 0, rng)._replace(rate=np.full(12, 1e-3)) for number in range(3)]
+    expected = SCALE * np.sinh(0.7 + np.arcsinh(1 / SCALE))
+    assert fit(joined(alike)).forecast(0.0, 1.0, 1e-3).value == pytest.approx(expected)
 
 
 def test_the_error_is_of_pipelines_that_were_left_out_by_hand():
-    """Three of slope 1 that lie at 0, 0 and 0.3: left out, they are missed by −0.15, −0.15 and 0.3."""
-    one, other, third = (some_rises(number, a, 1, np.random.default_rng(0))
+    """Three whose factors are exp(0), exp(0) and exp(0.3): left out, they are missed by −0.15, −0.15 and 0.3."""
+    one, other, third = (some_rises(number, a, 0.2, np.random.default_rng(0))
                          for number, a in enumerate((0, 0, 0.3)))
     law = fit(joined([one, other, third, third]))                    # weighs no more for having more runs
-    assert law == pytest.approx((0.1, 1, np.sqrt((2 * 0.15 ** 2 + 0.3 ** 2) / 3), 3))
-    value, low, high = law.forecast(np.array([1.0]), np.array([1.3]))
+    assert law == pytest.approx((0.1, 0.2, np.sqrt((2 * 0.15 ** 2 + 0.3 ** 2) / 3), 3))
+    value, low, high = law.forecast(np.array([1.0]), np.array([1.3]), RATE)
     half = student_t(2) * law.error
     ends = [1 + SCALE * np.sinh(0.1 + np.arcsinh(10) + shift) for shift in (0, -half, half)]
     assert [*value, *low, *high] == pytest.approx(ends)
@@ -87,7 +97,7 @@ def test_the_error_is_of_pipelines_that_were_left_out_by_hand():
 def test_a_D_ft_that_was_seen_after_another_D_post_is_left_out_too():
     """What lies off the line is a D_ft: only where both are left out does the error tell."""
     rng = np.random.default_rng(0)
-    parts = [some_rises(number, a, 1, rng, ft=ft)
+    parts = [some_rises(number, a, 0, rng, ft=ft)
              for number in range(3) for ft, a in (("chem", 0), ("chat", 0), ("poems", 0.6))]
     law = fit(joined(parts))
     assert law.kinds == 3 and law.error == pytest.approx(np.sqrt((2 * 0.3 ** 2 + 0.6 ** 2) / 3), rel=0.05)
@@ -95,7 +105,7 @@ def test_a_D_ft_that_was_seen_after_another_D_post_is_left_out_too():
 
 def test_a_pipeline_that_was_seen_before_another_D_ft_is_left_out_too():
     """The second has something in common with both others; those have not, and miss each other by 0.3."""
-    parts = [some_rises(number, a, 1, np.random.default_rng(0), ft=ft)
+    parts = [some_rises(number, a, 0, np.random.default_rng(0), ft=ft)
              for number, ft, a in ((0, "chem", 0), (1, "chem", 0.4), (1, "chat", 0.3))]
     assert fit(joined(parts)).error == pytest.approx(0.3)
 
@@ -104,14 +114,14 @@ def test_a_pipeline_that_was_seen_before_another_D_ft_is_left_out_too():
                                    [(number, ft) for number in range(5) for ft in ("chem", "chat")]])
 def test_of_fewer_than_three_pipelines_or_D_ft_there_is_no_interval(parts):
     rng = np.random.default_rng(0)
-    law = fit(joined([some_rises(number, 0, 1, rng, ft=ft) for number, ft in parts]))
-    value, low, high = law.forecast(1.0, 1.3)
+    law = fit(joined([some_rises(number, 0, 0, rng, ft=ft) for number, ft in parts]))
+    value, low, high = law.forecast(1.0, 1.3, 1e-3)
     assert value == pytest.approx(1.3) and np.isnan(low) and np.isnan(high)
 
 
 def test_intervals_reach_below_L_im_where_the_probe_takes_nothing():
-    law = Law(a=0, b=1, error=0.5, kinds=4)
-    value, low, high = law.forecast(1.0, 1.0)
+    law = Law(a=0, b=0, error=0.5, kinds=4)
+    value, low, high = law.forecast(1.0, 1.0, 1e-3)
     assert value == 1 and low < 1 < high and high - 1 == pytest.approx(1 - low)
 
 
@@ -122,13 +132,13 @@ def test_intervals_cover_what_they_say_after_a_D_post_and_before_a_D_ft_unseen(k
     inside = []
     for _ in range(200):
         posts, fts, slopes = (rng.normal(mean, deviation, kinds + 1)
-                              for mean, deviation in ((0.5, 0.4), (0, 0.3), (0.9, 0.1)))
-        seen = [some_rises(i, posts[i] + fts[j], slopes[i], rng, scatter=0.15, ft=f"ft {j}")
+                              for mean, deviation in ((0.5, 0.4), (0, 0.3), (1, 0.1)))
+        seen = [some_rises(i, posts[i] + fts[j], -0.3, rng, scatter=0.15, ft=f"ft {j}", slope=slopes[i])
                 for i in range(kinds) for j in range(kinds) if i != j]
-        unseen = some_rises(kinds, posts[-1] + fts[-1], slopes[-1], rng, scatter=0.15)
-        _, low, high = fit(joined(seen)).forecast(0.0, unseen.probe)
+        unseen = some_rises(kinds, posts[-1] + fts[-1], -0.3, rng, scatter=0.15, slope=slopes[-1])
+        _, low, high = fit(joined(seen)).forecast(0.0, unseen.probe, unseen.rate)
         inside += [(low <= unseen.measured) & (unseen.measured <= high)]
-    assert 0.94 < np.mean(inside) < 0.995
+    assert 0.94 < np.mean(inside) < 0.999                            # of three the intervals are wide
 
 
 # ---- the study
@@ -188,6 +198,72 @@ def test_a_seed_that_lacks_a_run_is_left_out_of_every_task(folder, gone):
     assert {task.seeds == ["1", "3"] for task in tasks_of(points)} == {True}
 
 
+def test_text_like_D_ft_may_be_missing(folder):
+    """Then no task has it, and none loses a seed."""
+    write_study(seeds=2)
+    read = lambda: tasks_of(FIGURES["forecast"].kind.select(read_points([Path("runs")], CHAINS, (), describe)))
+    assert all(ON_LIKE in task.known for task in read())
+    next(Path("runs").glob("music-lam0-seed2/*/web0chem100-*/finetune/run.json")).unlink()
+    tasks = read()
+    assert all(task.seeds == ["1", "2"] and ON_LIKE not in task.known for task in tasks)
+    assert len(judge_intervals(tasks, [])) == 1
+
+
+def test_without_a_probe_at_one_rate_there_is_nothing_to_forecast(stage):
+    write_study(seeds=1)
+    for path in Path("runs").glob("music-*/*/web-lr1e-4-*/finetune/run.json"):
+        path.unlink()
+    run = stage("experiments.__main__", settings="forecast --runs runs")
+    assert run.status == 2 and "no seed has every run of web → music → chat at rate 0.0001, finish its" in run.err
+
+
+@pytest.mark.parametrize("done, ft, expected", [
+    ("24% of Stage 3 on web0music100", "music", True),
+    ("25% of Stage 3 on like-poems", "poems", True),
+    ("24% of Stage 3 on web0music100", "chem", False),
+    ("24% of Stage 3 on music", "music", False),                         # no other text, D_ft itself
+    ("24% of Stage 3 on web50music50", "music", False),
+    ("24% of Stage 3 on poems", "like-poems", False),
+    ("12% of Stage 3 on like-poems", "poems", False),                    # no quarter
+    ("50% of Stage 3 on like-poems", "poems", False),
+    ("like-poems", "poems", False),                                      # the whole of it
+])
+def test_text_is_like_a_D_ft_by_name(done, ft, expected):
+    assert is_like(done, ft) == expected
+
+
+def test_a_probe_on_text_like_D_ft_is_known_of_that_D_ft():
+    point = {"pipeline": "web → music", "rate": 1e-3, "eighth": "1.1", "quarter": "1.2"}
+    point |= {"L_im": 1.0, "L_post of θ_pre": 1.7, "L_pre of θ_post": 1.9}
+    case = [point | {"done": done, "D_post after": after, "run": "out"}
+            for done, after in (("chem", 3.0), ("poems", 2.0), ("web", 1.4), ("24% of Stage 3 on web0chem100", 1.8),
+                                ("24% of Stage 3 on like-poems", 1.6), ("24% of Stage 3 on web", 5.0))]
+    for ft, expected in (("chem", 1.8), ("poems", 1.6)):
+        known = known_of(case, ft)
+        assert known[ON_LIKE] == expected and not [name for name in known if name.startswith("24%")]
+    with pytest.raises(UserError, match="are of one θ_post and alike"):
+        known_of([*case, case[3]], "chem")
+    task = Task("web → music", "chem", 1e-3, ["1"], ["r"], np.zeros(1), np.zeros(1), ["s"],
+                {name: np.array([[value]]) for name, value in known_of(case, "chem").items()}, np.array([[3.0]]))
+    assert rises([task], ON_LIKE).probe == pytest.approx([0.8]) and rises([task], QUARTER).probe == pytest.approx([0.2])
+
+
+def test_a_probe_on_text_like_D_ft_is_a_quarter_of_the_stage_3_that_is_forecast():
+    """24 of 98 steps of 8 · 128 tokens, after every D_post on text like each D_ft that comes after it."""
+    probes, whole = [], set()
+    for run in OF_FIGURE[0]:
+        flags = dict(run.settings)
+        if "--leave" in flags:
+            probes.append((dict(run.ancestors()[-1].settings)["--post"], flags["--ft"]))
+            assert (tokens(run), flags["--leave"]) == (24 * 8 * 128, "74")
+        elif run.stage == "finetune":
+            whole.add(-(-tokens(run) // (8 * 128)))
+    assert whole == {24 + 74} and len(probes) == 2 * 2 * 3 * 20
+    assert not any("--leave" in dict(run.settings) for runs in OF_FIGURE[1:] for run in runs)
+    assert set(probes) == {("music", "web0chem100"), ("music", "web0chat100"),
+                           ("chat", "web0chem100"), ("chat", "web0music100")}
+
+
 def test_stage_3_runs_are_the_papers_as_far_as_it_has_them():
     lines = [line for figure in ("fig2", "fig4", "fig6", "fig7") for line in early_exposure.PLANS[figure]]
     of_paper = plan(lines, "toy", early_exposure.SETTINGS["toy"], CORPORA, 1, Path("out"))
@@ -198,12 +274,13 @@ def test_stage_3_runs_are_the_papers_as_far_as_it_has_them():
 def write_study(seeds=3, of_probe=1.0, corpora=CORPORA, runs=Path("runs")):
     """Finished runs of the plan: Stage 3 forgets twice what a quarter of the probe does, or at 0 anything.
 
-    The lower L_im is, the more is forgotten, and the less after an eighth of the probe.
+    The lower L_im is, the more is forgotten, and the less after an eighth of the probe; a probe on text like
+    D_ft takes half of what Stage 3 does.
     """
     rng = np.random.default_rng(0)
     for seed in range(1, seeds + 1):
         forgotten = {}
-        for run in plan(PLAN, "toy", SETTINGS["toy"], corpora, seed, runs):
+        for run in plan(PLAN["toy"], "toy", SETTINGS["toy"], corpora, seed, runs):
             if run.seed != seed or run.stage in ("pretrain", "posttrain"):
                 continue
             rise = forgotten.setdefault(run.parent.out, rng.uniform(0.1, 0.5))
@@ -214,7 +291,9 @@ def write_study(seeds=3, of_probe=1.0, corpora=CORPORA, runs=Path("runs")):
                 finish(run, {"L_post": rng.uniform(1, 2)}, earlier)
                 continue
             rise *= {"1e-4": 0.5, "3e-4": 1, "1e-3": 2}[flags["--lr"]]
-            if flags["--ft"] == corpora["pre"]:
+            if "--leave" in flags:
+                finish(run, {"L_ret": 1 + rise, "L_im": L_im}, earlier, steps=24)
+            elif flags["--ft"] == corpora["pre"]:
                 course = {step: L_im + after for step, after in ((12, 1 - rise), (24, rise), (36, 1))}
                 finish(run, {"L_ret": L_im + 2 * rise}, earlier, steps=98, course=course)
             else:
@@ -235,16 +314,19 @@ def test_a_probe_that_tells_all_is_seen_to(stage):
                   "choosing by the probe lowers L_ret"):
         assert set(verdict_of(claim)) == {"seen (3 seeds)"}, claim
     text = Path("figures/forecast.md").read_text()
+    assert verdict_of("on text like D_ft: choosing by the probe lowers L_ret") == ["seen (3 seeds)"]
     gained, possible = re.search(r"chosen by L_im: ([\d.]+) .*, of ([\d.]+) that are possible", text).groups()
     assert gained == possible and float(gained) > 0
     assert "| web → chat → chem | Stage 3 on another D_ft |" + " 1.00 [1.00, 1.00] |" * 4 in text
 
     # Of two pipelines one is left to fit a law to, which has no interval.
-    assert verdict_of("95% intervals cover 90%") == ["not judged"]
+    for probe in ("", "on text like D_ft: "):
+        assert verdict_of(f"{probe}95% intervals cover 90%") == ["not judged"]
 
 
 def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, monkeypatch):
     other = CORPORA | {"pre": "pre.jsonl", "post": "post.jsonl", "ft": "ft.jsonl"}
+    other |= {"like_post": "like-post.jsonl", "like_ft": "like-ft.jsonl"}
     monkeypatch.setattr("experiments.forecast.known.RESULTS", Path("results"))
     write_study(seeds=1, corpora=other, runs=Path("others"))
     draw(stage, "forecast", "others")
@@ -252,8 +334,9 @@ def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, mon
     shutil.copy("figures/forecast.csv", "results/others")
     write_study(seeds=1)
     draw(stage, "forecast", "runs")
-    assert verdict_of("95% intervals cover 90%") == ["not judged"]                  # all four, by chance maybe
-    assert verdict_of("the probe makes them narrower") == ["seen (4 pipelines)"]
+    for probe in ("", "on text like D_ft: "):
+        assert verdict_of(f"{probe}95% intervals cover 90%") == ["not judged"]      # all four, by chance maybe
+        assert verdict_of(f"{probe}the probe makes them narrower") == ["seen (4 pipelines)"]
     assert "| the forecast |" in Path("figures/forecast.md").read_text()
 
 
@@ -273,19 +356,19 @@ def test_a_forecast_is_of_a_law_that_saw_nothing_of_the_run():
     for task in wild[1:]:
         task.L_ret[0] += 5
         task.L_ret[:, 2] += 7
-    of_wild, of_tame = (left_out(some, [])[0] for some in (wild, tasks))
+    of_wild, of_tame = (left_out(some, [], QUARTER)[0] for some in (wild, tasks))
     assert np.array(of_wild)[:, 0, 2] == pytest.approx(np.array(of_tame)[:, 0, 2])
     assert of_wild.value[1, 2] != pytest.approx(of_tame.value[1, 2], rel=0.1)
 
     # What lies off the line of the others is outside of their intervals, and counts as such.
     only_one = [wild[0], *tasks[1:4]]
-    assert covered(wild[0], left_out(only_one, [])[0]).tolist() == [0, 0]
+    assert covered(wild[0], left_out(only_one, [], QUARTER)[0]).tolist() == [0, 0]
 
     # A pipeline's only seed is not left out, or nothing would be; but where nothing is, nothing is forecast.
     single = [of_seeds(task, {"1"}, set(task.known)) for task in tasks[:4]]
-    assert left_out(single, [])[0].value == pytest.approx(tasks[0].L_ret[:1], rel=0.01)
+    assert left_out(single, [], QUARTER)[0].value == pytest.approx(tasks[0].L_ret[:1], rel=0.01)
     alike = [task._replace(recipes=["a", "a", "a"]) for task in tasks]
-    assert np.isnan(left_out(alike, [])[0]).all()
+    assert np.isnan(left_out(alike, [], QUARTER)[0]).all()
     assert judge_intervals(alike, [])[0][-1] == "not judged"
 
 
@@ -326,13 +409,13 @@ def test_ranks_within_a_share_are_of_each_share_apart():
 
 def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatch):
     """Each pipeline is one number, however many runs it has."""
-    L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10))}
+    L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10)), QUARTER: np.ones((1, 10))}
     tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), np.zeros(10), [], known, L_ret)
              for number in range(36)]
     for low, high, share, told in ((-1, 9.5, "1.00", "seen"), (-1, 7.5, "0.80", "not seen"), (1.5, 9.5, "0.80", "not seen")):
         forecast = Forecast(L_ret, np.full((1, 10), low), np.full((1, 10), high))
         monkeypatch.setattr("experiments.forecast.intervals.left_out",
-                            lambda some, others, probed=True: [forecast for _ in some])
+                            lambda some, others, probe: [forecast for _ in some])
         cover, few = judge_intervals(tasks, [])[0], judge_intervals(tasks[:3], [])[0]
         assert cover[-1] == f"{told} (36 pipelines)"
         assert few[-1] == ("not judged" if told == "seen" else "not seen (3 pipelines)")
@@ -394,6 +477,14 @@ def test_the_combination_is_fitted_to_other_tasks_only():
     assert standardized(np.array([[1.0, 3], [0, 20]])).tolist() == [[-1, 1], [-1, 1]]
 
 
+def test_a_probe_on_text_like_D_ft_is_judged_beside_L_im_and_that_on_D_pre():
+    L_ret = np.array([[1.0, 2, 3, 4]])
+    known = {"L_im": np.array([[2.0, 1, 3, 4]]), QUARTER: -L_ret, ON_LIKE: L_ret}
+    task = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 4, np.arange(4), np.zeros(4), list("abcd"), known, L_ret)
+    on_like = [row for row in judge_ranks("there", [task]) if row[0].startswith("on text like D_ft: it ranks better")]
+    assert [row[2] for row in on_like] == ["Spearman − that of L_im: 0.20", "Spearman − that on D_pre: 2.00"]
+
+
 def test_the_probe_is_judged_beside_L_im_by_hand():
     """Of four that the probe ranks right L_im turns two round: 1 − 6 · 2 / (4 · 15) = 0.8. No two are of one λ."""
     L_ret = np.array([[1.0, 2, 3, 4]])
@@ -445,7 +536,7 @@ def test_what_choosing_lowers_by_hand():
                 L_ret=np.array([[1.0, 1.8, 1.2, 1.6]]))
     assert saved_by_choosing(task, QUARTER) == pytest.approx([0.4]) and saved_by_choosing(task, "L_im") == [0]
     worse = task._replace(L_ret=np.array([[1.0, 1.0, 1.2, 1.6]]))
-    assert "chosen by L_im: 0.000, of 0.400 that are possible" in judge_choice([task, worse])[2]
+    assert "chosen by L_im: 0.000, of 0.400 that are possible" in judge_choice([task, worse], QUARTER)[2]
 
 
 # ---- the command
@@ -464,39 +555,39 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
     stage("pretrain", "--lam 1")
     for name, flags in (("a", ""), ("b", "--lr 1e-2")):
         stage("posttrain", f"{flags} --out out/{name}")
-    words = "out/a out/b --tokens 4k --calibration figures/forecast.csv"
+    words = "out/a out/b --tokens 4k --probe ft.jsonl --calibration figures/forecast.csv"
     cost = forecast_of(f"{words} --cost").out
     assert "2 runs, 0 of them finished" in cost and "Stage 3 of all these runs takes 8,000 tokens" in cost
     assert not Path("out/forecast").exists()
 
-    # The probe is the beginning of a Stage 3 on D_pre, and the runs are in the order of their forecasts.
+    # The probe is the beginning of a Stage 3, and the runs are in the order of their forecasts.
     told = forecast_of(words)
-    assert (told.status, told.err) == (0, "") and "learned from 2 pipelines or D_ft: trust the order" in told.out
-    law = fit(rises(tasks_of(read_table(Path("figures/forecast.csv")))))
+    assert (told.status, told.err) == (0, "") and "like ft.jsonl, learned from 2 pipelines or D_ft: trust the order" in told.out
+    law = fit(rises(tasks_of(read_table(Path("figures/forecast.csv"))), ON_LIKE))
     expected = {}
     for name in "ab":
-        flags = f"--init out/{name} --ft pre.jsonl --eval-every 4 --out out/whole-{name}"
+        flags = f"--init out/{name} --ft ft.jsonl --eval-every 4 --out out/whole-{name}"
         stage("finetune", flags, "--tokens 4k")
         L_probe = {line["step"]: line for line in log_of(f"whole-{name}") if "L_ret" in line}[4]["L_ret"]
         L_im = report(name)["losses"]["L_im"]["mean"]
-        expected[f"out/{name}"] = [L_im, L_probe, law.forecast(L_im, L_probe).value]
+        expected[f"out/{name}"] = [L_im, L_probe, law.forecast(L_im, L_probe, 3e-4).value]
     shown = [line.split() for line in told.out.splitlines() if line.startswith("out/") and "→" not in line]
     ordered = sorted(expected, key=lambda run: expected[run][-1])
     assert shown == [[run, *(f"{number:.3f}" for number in expected[run])] for run in ordered]
 
     # A probe of what a run was before is not taken for one of what it is now.
     stage("posttrain", "--lr 1e-4 --out out/b --overwrite")
-    stale = forecast_of("out/a out/b --tokens 4k")
+    stale = forecast_of(words)
     assert stale.status == 2 and "is of what out/b was before" in stale.err
     stage("posttrain", "--lr 1e-2 --out out/b --overwrite")
 
     # What is there is not made again, nor twice, and without a calibration there is no number.
-    again = forecast_of("out/a out/b out/a --tokens 4k")
+    again = forecast_of("out/a out/b out/a --tokens 4k --probe ft.jsonl")
     assert "2 of them finished" in again.out and "This ranks the runs. A number takes" in again.out
 
     # The figure does not take such a probe for a whole Stage 3.
     told = stage("experiments.__main__", settings="forecast --runs runs out/forecast --picture figures/f.png")
-    assert told.status == 0 and "2 of 442 runs are not of forecast, left out" in told.out
+    assert told.status == 0 and "2 of 682 runs are not of forecast, left out" in told.out
 
 
 @pytest.fixture
@@ -535,25 +626,37 @@ def test_a_number_is_of_the_probe_that_its_law_was_fitted_to(forecast_of, planne
     rng = np.random.default_rng(0)
     tasks = []
     for number, factor in enumerate((1, 2, 4)):
-        known = {"L_im": np.ones((1, 5)), QUARTER: 1 + rng.uniform(0.1, 1, (1, 5))}
-        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1"], list("abcde"), np.zeros(5), np.zeros(5), [],
-                          known, L_ret=1 + factor * (known[QUARTER] - 1)))
+        known = {"L_im": np.ones((1, 5)), ON_LIKE: 1 + rng.uniform(0.1, 1, (1, 5))}
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-4 * 10 ** number, ["1"], list("abcde"), np.zeros(5),
+                          np.zeros(5), [], known, L_ret=1 + factor * (known[ON_LIKE] - 1)))
     monkeypatch.setattr("experiments.forecast.command.published", {"toy": tasks}.get)
 
     # The probe is made to end at 1.5 in 100 s; after 4 of 16 steps of 256 tokens.
-    state, _ = planned("--tokens 4k")
-    assert forecast_of("out/posttrain --tokens 4k").status == 0
+    words = "--tokens 4k --probe ft.jsonl"
+    state, _ = planned(words)
+    assert forecast_of(f"out/posttrain {words}").status == 0
     path = state.probes[0].out / "run.json"
     record = json.loads(path.read_text())
     record["losses"]["L_ret"]["mean"], record["seconds"]["total"] = 1.5, 100
     path.write_text(json.dumps(record))
-    told = forecast_of("out/posttrain --tokens 4k").out
-    value, low, high = fit(rises(tasks)).forecast(state.L_im, 1.5)
+    told = forecast_of(f"out/posttrain {words}").out
+    value, low, high = fit(rises(tasks, ON_LIKE)).forecast(state.L_im, 1.5, 3e-4)
     assert f"1.500  {value:.3f} [{low:.3f}, {high:.3f}]\n" in told
     assert "1 probes took 1,024 tokens and 100 s" in told and "about 391 s a D_ft" in told      # 100 · 4000 / 1024
 
-    # Of half of Stage 3, or of other corpora, it knows nothing; several count with their mean.
-    for words in ("--tokens 4k --share 0.5", "--tokens 4k --probe ft.jsonl post.jsonl"):
+    # Tables without such probes are refused, before anything runs.
+    without = [task._replace(known={QUARTER: task.known[ON_LIKE]}) for task in tasks]
+    monkeypatch.setattr("experiments.forecast.command.published", {"toy": [*without, *tasks]}.get)
+    assert f"{value:.3f} [{low:.3f}, {high:.3f}]\n" in forecast_of(f"out/posttrain {words}").out
+    monkeypatch.setattr("experiments.forecast.command.read_table", lambda path: [{"preset": "toy"}])
+    for found, flags in ((without, words), (tasks, f"{words} --lr 2e-2")):
+        monkeypatch.setattr("experiments.forecast.command.tasks_in", lambda path, points: found)
+        run = forecast_of(f"out/posttrain {flags} --calibration a.csv")
+        assert run.status == 2 and "a.csv has no quarter of Stage 3 on text like D_ft at rates as high" in run.err
+
+    # Of half of Stage 3, at other rates, on D_pre or on several texts, there is none; several count with their mean.
+    for words in ("--tokens 4k --probe ft.jsonl --share 0.5", "--tokens 4k --probe ft.jsonl --lr 2e-2",
+                  "--tokens 4k --probe ft.jsonl --lr 9e-5", "--tokens 4k", "--tokens 4k --probe ft.jsonl post.jsonl"):
         told = forecast_of(f"out/posttrain {words}").out
         assert "This ranks the runs" in told and "[" not in told.partition("the best first")[2]
     probes = planned(words)[0].probes
@@ -570,7 +673,7 @@ def test_what_is_said_of_compiling_is_passed_on(planned, stage, monkeypatch):
     assert told == [False, False] and "FAILED as it ended\nerror: 1 probes failed" in run.err
 
 
-def test_surrogates_are_probes_beside_each_other(planned):
+def test_several_texts_are_probes_beside_each_other(planned):
     state, probes = planned("--probe ft.jsonl post.jsonl")
     assert [probe["--ft"] for probe in probes] == ["ft.jsonl", "post.jsonl"]
     assert len({probe.out for probe in state.probes}) == 2 and "--text-field" not in probes[0]
@@ -617,7 +720,7 @@ def test_a_law_of_another_size_is_refused(stage, forecast_of, planned):
     draw(stage, "forecast")
     table = Path("figures/forecast.csv")
     Path("large.csv").write_text(table.read_text().replace(",toy,", ",1b,"))
-    run = forecast_of("out/posttrain --calibration large.csv")
+    run = forecast_of("out/posttrain --probe ft.jsonl --calibration large.csv")
     assert run.status == 2 and "large.csv is of --preset 1b, the runs are of toy" in run.err
 
     # A table that lacks a column, a number or its end is no traceback.
@@ -626,7 +729,7 @@ def test_a_law_of_another_size_is_refused(stage, forecast_of, planned):
     for torn in (table.read_text().replace("L_im", "L_in", 1), table.read_text().replace("1.0", "nan"),
                  table.read_text()[:-40], "a" * 200_000, blank.replace(first[7], "")):
         Path("torn.csv").write_text(torn)
-        run = forecast_of("out/posttrain --calibration torn.csv")
+        run = forecast_of("out/posttrain --probe ft.jsonl --calibration torn.csv")
         assert run.status == 2 and run.err.startswith("error: torn.csv") and run.err.count("\n") == 1, run.err
 
 
@@ -683,7 +786,7 @@ def test_runs_are_ranked_on_one_D_post_and_a_lost_D_pre_has_a_substitute(stage, 
     # A lost D_pre has a substitute.
     Path("pre.jsonl").unlink()
     run = forecast_of("out/a")
-    assert run.status == 2 and "pre.jsonl" in run.err and "or go on with another corpus, --probe" in run.err
+    assert run.status == 2 and "pre.jsonl" in run.err and "or go on with text like D_ft, --probe" in run.err
     assert forecast_of("out/a --probe ft.jsonl --cost").status == 0
 
 
@@ -691,8 +794,10 @@ def test_runs_are_ranked_on_one_D_post_and_a_lost_D_pre_has_a_substitute(stage, 
     ("out/none", "no finished run out/none, give the folder of one"),
     ("out/pretrain", "out/pretrain is a run of pretrain, give one of posttrain"),
     ("out/pretrain --share 0", "--share 0 is no probe"),
-    ("out/pretrain --calibration pre.jsonl", "pre.jsonl is no forecast.csv of the figure"),
-    ("out/pretrain --calibration a.csv --share 0.5", "--calibration is of a quarter of Stage 3 on D_pre"),
+    ("out/pretrain --calibration pre.jsonl --probe ft.jsonl", "pre.jsonl is no forecast.csv of the figure"),
+    ("out/pretrain --calibration a.csv", "--calibration is of a quarter of Stage 3 on text like D_ft"),
+    ("out/pretrain --calibration a.csv --probe a b", "give one --probe and no --share"),
+    ("out/pretrain --calibration a.csv --probe a --share 0.5", "give one --probe and no --share"),
 ])
 def test_what_cannot_be_forecast_is_one_line(stage, forecast_of, words, says):
     stage("pretrain", "--tokens 1k")

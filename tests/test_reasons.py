@@ -1,14 +1,12 @@
 """Reasons of what is not seen: the runs are those of the paper's figures, but for the suspected cause."""
 
 from pathlib import Path
-from random import Random
 
 import pytest
 
-from experiments import early_exposure, forecast, reasons
-from experiments.cost import tokens
+from experiments import early_exposure, reasons
 from experiments.sweep import plan
-from tests.finished_runs import draw, finish, frontier_of
+from tests.finished_runs import draw, frontier_of
 
 
 def runs_of(paper, figure, seeds=1):
@@ -56,33 +54,3 @@ def test_what_dropout_gains_of_a_quarter_is_set_against_the_whole_on_the_same_se
     mixed, unmixed = (line for line in Path("figures/repeated.md").read_text().splitlines() if "more often" in line)
     assert "improves on mixing" in mixed and "0.300 [0.300, 0.300]" in mixed and "seen (3 seeds)" in mixed
     assert "without mixing" in unmixed and "0.150 [0.150, 0.150]" in unmixed
-
-
-def test_a_probe_on_another_text_is_a_quarter_of_the_stage_3_that_is_forecast():
-    """24 of 98 steps of 8 · 128 tokens."""
-    of_forecast = runs_of(forecast, "forecast")
-    probes = set(runs_of(reasons, "surrogates")) - set(of_forecast)
-    assert len(probes) == 2 * 3 * 20 and {tokens(run) for run in probes} == {24 * 8 * 128}
-    flags = [dict(run.settings) for run in probes]
-    assert {(one["--ft"], one["--leave"]) for one in flags} == {("web0music100", "74"), ("web0chem100", "74")}
-    whole = {tokens(run) for run in of_forecast if run.stage == "finetune"}
-    assert {-(-count // (8 * 128)) for count in whole} == {24 + 74}
-
-
-def test_a_text_like_D_ft_ranks_where_D_pre_ranks_the_wrong_way_round(stage):
-    """And is no D_ft itself. Before D_ft = chem it is the other way round."""
-    random, rises = Random(0), {}
-    for run in runs_of(reasons, "surrogates", seeds=2):
-        flags = dict(run.settings)
-        if run.stage == "noise" or flags.get("--lr") == "3e-4":
-            rise = rises.setdefault(run.parent.out, random.uniform(0.1, 0.5))
-            D_post = 1 + {"web0music100": rise, "music": rise, "web0chem100": 0.2}.get(flags["--ft"], -rise)
-            finish(run, {"L_ret": D_post, "L_post": D_post}, earlier={"L_im": 1, "L_post": 2, "L_pre": 1.5},
-                   steps=24 if "--leave" in flags else 98, course={12: D_post, 24: D_post})
-    draw(stage, "surrogates")
-    lines = [line for line in Path("figures/surrogates.md").read_text().splitlines() if "ranks better" in line]
-    assert len(lines) == 2 * 3                                      # two D_ft; two other texts and noise
-    claim = "24% of Stage 3 on web0music100 ranks better than the probe | web → chat →"
-    like, unlike = (next(line for line in lines if f"{claim} {ft}" in line) for ft in ("music", "chem"))
-    assert ": 2.000 [2.000, 2.000]" in like and "| seen (2 seeds)" in like
-    assert ": -2.000 [-2.000, -2.000]" in unlike

@@ -1,7 +1,8 @@
 """What is claimed of the forecast, as numbers that should be above 0, and the figure of it.
 
-A quarter of Stage 3 on D_pre is judged everywhere. Of all that is known before, what ranks best on one half
-of the pipelines is judged on the other, both ways round; the table has everything, everywhere.
+A quarter of Stage 3 on D_pre is judged everywhere, one on text like D_ft where it was run. Of all that is
+known before, what ranks best on one half of the pipelines is judged on the other, both ways round; the table
+has everything, everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +16,10 @@ from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
 from experiments.forecast.calibration import Forecast
 from experiments.forecast.intervals import forecasts_of, judge_intervals, published_beside
-from experiments.forecast.known import BEGUN, QUARTER, Task, describe, on_d_pre, tasks_of, with_course
+from experiments.forecast.known import (BEGUN, ON_LIKE, PROBES, QUARTER, Task, describe, is_like, is_whole,
+                                        on_d_pre, tasks_of, with_course)
 from experiments.forecast.plan import PLAN
-from experiments.points import Point
+from experiments.points import Point, distinct
 from experiments.statistics import estimate, spearman, verdict
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "posttrain", "noise"))
@@ -33,9 +35,14 @@ class Forecasts(NamedTuple):
     losses: Sequence[str] = ()                   # what is told of a run is what `describe` tells
 
     def select(self, points: list[Point]) -> list[Point]:
-        """Fill in the courses of the probes, and leave out what is only part of a Stage 3."""
-        whole = [point for point in points if BEGUN not in point["done"]]
-        return [with_course(point) if on_d_pre(point) else point for point in whole]
+        """Keep whole Stages 3, changes of the weights, and quarters on text like a D_ft.
+
+        The courses of those on D_pre are filled in.
+        """
+        fts = distinct([point for point in points if is_whole(point)], "done")
+        kept = [point for point in points
+                if BEGUN not in point["done"] or any(is_like(point["done"], ft) for ft in fts)]
+        return [with_course(point) if on_d_pre(point) else point for point in kept]
 
     def shape(self, points: list[Point]) -> tuple[int, int]:
         """Count the rows and columns of panels: one row per pipeline."""
@@ -50,7 +57,7 @@ class Forecasts(NamedTuple):
         rows = []
         for where, some in by_name(tasks).items():
             rows += judge_ranks(where, some)
-        rows.append(judge_choice(tasks))
+        rows += [judge_choice(tasks, probe) for probe in PROBES if probe in tasks[0].known]
 
         # What was chosen on the other half is told apart where it is something else.
         for chosen, judged in chosen_elsewhere(tasks):
@@ -105,12 +112,16 @@ class Forecasts(NamedTuple):
 
 
 def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
-    """Judge how a quarter of Stage 3 on D_pre ranks in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
-    ranked = over_rates(tasks, QUARTER)
+    """Judge how a quarter of Stage 3 ranks in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
+    ranked, by_L_im = over_rates(tasks, QUARTER), over_rates(tasks, "L_im")
     claims = [("the probe ranks θ_post", "Spearman", ranked),
               ("it ranks those of one λ and one size of D_post", "Spearman within λ",
                over_rates(tasks, QUARTER, each_lam)),
-              ("it ranks better than L_im", "Spearman − that of L_im", ranked - over_rates(tasks, "L_im"))]
+              ("it ranks better than L_im", "Spearman − that of L_im", ranked - by_L_im)]
+    if ON_LIKE in tasks[0].known:
+        on_like, begins = over_rates(tasks, ON_LIKE), PROBES[ON_LIKE]
+        claims += [(f"{begins}it ranks better than L_im", "Spearman − that of L_im", on_like - by_L_im),
+                   (f"{begins}it ranks better than on D_pre", "Spearman − that on D_pre", on_like - ranked)]
     rows = []
     for claim, words, by_seed in claims:
         found = estimate(by_seed)
@@ -119,14 +130,14 @@ def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
     return rows
 
 
-def judge_choice(tasks: list[Task]) -> list[str]:
-    """Judge what choosing by the probe is worth, over all tasks: a row of `drawing.VERDICTS`."""
-    lower = sum(saved_by_choosing(task, QUARTER) for task in tasks) / len(tasks)
+def judge_choice(tasks: list[Task], probe: str) -> list[str]:
+    """Judge what choosing by a probe is worth, over all tasks: a row of `drawing.VERDICTS`."""
+    lower = sum(saved_by_choosing(task, probe) for task in tasks) / len(tasks)
     possible = sum(L_ret_chosen_by(task, "L_im") - task.L_ret.min(axis=1) for task in tasks) / len(tasks)
     found = estimate(lower)
     measured = f"L_ret below that chosen by L_im: {found:.3f}, of {possible.mean():.3f} that are possible"
-    return ["choosing by the probe lowers L_ret", f"mean of {len(tasks)} D_ft and rates", measured,
-            found.shown_p(), verdict(found)]
+    claim = f"{PROBES[probe]}choosing by the probe lowers L_ret"
+    return [claim, f"mean of {len(tasks)} D_ft and rates", measured, found.shown_p(), verdict(found)]
 
 
 def draw_task(axis, task: Task, forecast: Forecast, marker: str) -> None:

@@ -1,8 +1,8 @@
 """Forecast what somebody's Stage 3 will leave of D_post in finished runs, before anybody has run it.
 
-Each run goes on, on its own D_pre, for the first quarter of such a Stage 3. What that does to the loss on
-D_post ranks the runs; tables of what it did to others make a number of the rank. Without a RUN,
-`python -m experiments forecast` is the figure that judges this.
+Each run goes on for the first quarter of such a Stage 3, on its own D_pre or on text like D_ft. What that
+does to the loss on D_post ranks the runs. If the text is like D_ft, tables of what happened to others make a
+number of it. Without a RUN, `python -m experiments forecast` is the figure that judges this.
 
     python -m experiments forecast out/a/posttrain out/b/posttrain
     python -m experiments forecast out/*/posttrain --lr 1e-3 --tokens 200k --probe my/texts.jsonl
@@ -24,7 +24,7 @@ from data.stream import whole_sequences
 from data.tokens import where, working_folders
 from experiments.cost import cost, preset_of, tokens, value, work
 from experiments.forecast.calibration import Law, fit
-from experiments.forecast.known import PARTS, presets_in, published, read_table, rises, tasks_in
+from experiments.forecast.known import ON_LIKE, PARTS, presets_in, published, read_table, rises, tasks_in
 from experiments.points import Point, stem
 from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require_same, tell_failures
 from model import PRESETS, SIZES
@@ -57,10 +57,8 @@ def main(argv: list[str]) -> None:
         (one, run), (other, another) = list(by_measure.items())[:2]
         raise UserError(f"{run} is measured on {one}, {another} on {other}: forecast each for itself")
 
-    # What the law was fitted to is a quarter of Stage 3 on D_pre: of other probes it says nothing.
-    law = None
-    if args.share == QUARTER_SHARE and not args.probe:
-        law = calibrated(tables, {preset_of(one.probes[0]) for one in probed})
+    # What cannot be made a number of is said before anything runs.
+    law = calibrated(tables, [one.probes[0] for one in probed]) if of_law(args) else None
 
     # The probes are runs like any: made once, priced before, continued when they were killed.
     probes = [probe for run in probed for probe in run.probes]
@@ -83,7 +81,7 @@ def main(argv: list[str]) -> None:
     tell_failures(failed)
     if failed:
         raise UserError(f"{len(failed)} probes failed, mend the cause and run this again")
-    tell(probed, law)
+    tell(probed, law, args)
 
 
 def parse(argv: list[str]) -> Namespace:
@@ -99,9 +97,9 @@ def parse(argv: list[str]) -> Namespace:
     # The probe, and what makes a number of it.
     parser.flag("share", share, "of its steps that the probe takes [0.25]", default=QUARTER_SHARE)
     parser.add_argument("--probe", nargs="+", metavar="CORPUS",
-                        help="what to go on with: text like D_ft, if that is unlike D_pre [each run's D_pre]")
+                        help="what to go on with: text like D_ft, if there is some [each run's D_pre]")
     parser.add_argument("--calibration", nargs="+", type=Path, metavar="CSV",
-                        help="figures' forecast.csv to learn the numbers from [those in results/]")
+                        help="figures' forecast.csv to learn numbers from, with --probe [those in results/]")
 
     # How it is run, as figures are.
     parser.flag("jobs", positive, "probes at once [one a GPU, or one a CPU core]", metavar="N")
@@ -117,9 +115,15 @@ def parse(argv: list[str]) -> Namespace:
     args = parser.parse_args(argv)
     if args.share == 0:
         parser.error("--share 0 is no probe")
-    if args.calibration and (args.share != QUARTER_SHARE or args.probe):
-        parser.error("--calibration is of a quarter of Stage 3 on D_pre, leave --share and --probe away")
+    if args.calibration and not of_law(args):
+        parser.error("--calibration is of a quarter of Stage 3 on text like D_ft, "
+                     "give one --probe and no --share")
     return args
+
+
+def of_law(args: Namespace) -> bool:
+    """Tell whether the probe is what the law is of: a quarter of Stage 3, on one text."""
+    return args.share == QUARTER_SHARE and len(args.probe or ()) == 1
 
 
 def require_same_init(probe: Planned) -> None:
@@ -194,7 +198,7 @@ def d_pre_of(entry: dict, run: Path) -> str:
     try:
         source = find_source(name, folder=home)
     except UserError as error:
-        raise UserError(f"{error}; or go on with another corpus, --probe") from error
+        raise UserError(f"{error}; or go on with text like D_ft, --probe") from error
     if is_hub and (home / path).is_dir():
         return name.replace(path, os.path.abspath(home / path), 1)
 
@@ -212,11 +216,13 @@ def stage_3(args: Namespace) -> list[tuple[str, str]]:
     return said
 
 
-def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None:
-    """Fit the law to every task of some tables, or of those in results/; None where none are of the preset.
+def calibrated(tables: dict[Path, list[Point]], probes: list[Planned]) -> Law | None:
+    """Fit the law to tables' tasks that have such probes, or to those in results/ of the probes' preset.
 
-    Raises UserError if a table is of another preset than all runs.
+    None where results/ has none, or none at a rate as high or as low. Raises UserError if tables have none,
+    or are of another preset.
     """
+    presets = {preset_of(probe) for probe in probes}
     for path, points in tables.items():
         if presets != {presets_in(points)}:
             raise UserError(f"{path} is of --preset {presets_in(points)}, the runs are of "
@@ -224,10 +230,19 @@ def calibrated(tables: dict[Path, list[Point]], presets: set[str]) -> Law | None
     tasks = [task for path, points in tables.items() for task in tasks_in(path, points)]
     if not tables and len(presets) == 1:
         tasks = published(*presets)
-    return fit(rises(tasks)) if tasks else None
+
+    # A law holds between the rates that it was fitted to.
+    tasks = [task for task in tasks if ON_LIKE in task.known]
+    rates = sorted(task.rate for task in tasks)
+    if tasks and all(rates[0] <= value(probe, "--lr") <= rates[-1] for probe in probes):
+        return fit(rises(tasks, ON_LIKE))
+    if tables:
+        raise UserError(f"{' and '.join(map(str, tables))} has no quarter of Stage 3 on text like D_ft at "
+                        "rates as high and as low, name a --calibration that has")
+    return None
 
 
-def tell(probed: list[Probed], law: Law | None) -> None:
+def tell(probed: list[Probed], law: Law | None, args: Namespace) -> None:
     """Print the runs, the one that will keep most first, and what it took to know."""
     # Sorted by the forecast; where there is no law, by the loss on D_post after the probe.
     rows = []
@@ -236,7 +251,7 @@ def tell(probed: list[Probed], law: Law | None) -> None:
         L_probe = float(np.mean([run["losses"]["L_ret"]["mean"] for run in done]))
         place, told = L_probe, "–"
         if law:
-            place, low, high = law.forecast(one.L_im, L_probe)
+            place, low, high = law.forecast(one.L_im, L_probe, rate=value(one.probes[0], "--lr"))
             told = f"{place:.3f}" if np.isnan(low) else f"{place:.3f} [{low:.3f}, {high:.3f}]"
         rows.append((place, [str(one.run), f"{one.L_im:.3f}", f"{L_probe:.3f}", told]))
 
@@ -245,9 +260,12 @@ def tell(probed: list[Probed], law: Law | None) -> None:
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))
     if law:
-        say(f"The numbers are learned from {law.kinds} pipelines or D_ft: trust the order more.")
+        say(f"The numbers are of a D_ft like {args.probe[0]}, learned from {law.kinds} pipelines or D_ft: "
+            "trust the order more.")
+    elif of_law(args):
+        say("This ranks the runs. A number takes a --calibration of their preset, at rates about this one.")
     else:
-        say("This ranks the runs. A number takes a --calibration, of a quarter of Stage 3 on D_pre.")
+        say("This ranks the runs. A number takes a quarter of Stage 3 on one text like D_ft, --probe.")
 
     # What it took, beside what it stands for.
     probes = [probe for run in probed for probe in run.probes]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.forecast.calibration import NOTHING_KNOWN, Forecast, fit, scaled
-from experiments.forecast.known import QUARTER, Task, published, rises
+from experiments.forecast.known import ON_LIKE, PROBES, QUARTER, Task, published, rises
 from experiments.statistics import Estimate, estimate, verdict
 
 COVERED = 0.9                # of the L_ret that lie in their 95% intervals, so much or more
@@ -14,22 +14,31 @@ MANY = 36                    # pipelines, all of which intervals that cover 0.9 
 
 
 def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
-    """Judge the intervals of all pipelines that are known: rows of `drawing.VERDICTS`.
+    """Judge the intervals of all pipelines that are known, by every probe: rows of `drawing.VERDICTS`."""
+    # The published tasks count as the figure's own: each forecast leaves out what it is of.
+    rows = []
+    for probe in PROBES:
+        probed = [task for task in [*tasks, *others] if probe in task.known]
+        if probed:
+            rows += judge_intervals_by(probe, probed)
+    return rows
+
+
+def judge_intervals_by(probe: str, tasks: list[Task]) -> list[list[str]]:
+    """Judge the intervals of the law of one probe, on all tasks that have it.
 
     A statistic is one number a pipeline, not a seed: the runs of one share by how much they are missed.
     """
-    # The published tasks count as the figure's own: each forecast leaves out what it is of.
-    every = [*tasks, *others]
-    forecasts, unprobed = left_out(every, []), left_out(every, [], probed=False)
-    pipelines = sorted({task.pipeline for task in every})
-    where, claim = f"{len(pipelines)} pipelines", f"95% intervals cover {COVERED:.0%}"
+    forecasts, unprobed = (left_out(tasks, [], known) for known in (probe, "L_im"))
+    pipelines = sorted({task.pipeline for task in tasks})
+    where, claim = f"{len(pipelines)} pipelines", f"{PROBES[probe]}95% intervals cover {COVERED:.0%}"
     if any(np.isnan(forecast.low).any() for forecast in forecasts):
         return [[claim, where, "of so few there are none", "–", "not judged"]]
 
     # In each, means over D_ft, rates, seeds and recipes.
     inside, narrower = [], []
     for pipeline in pipelines:
-        there = [of_task for of_task in zip(every, forecasts, unprobed) if of_task[0].pipeline == pipeline]
+        there = [of_task for of_task in zip(tasks, forecasts, unprobed) if of_task[0].pipeline == pipeline]
         inside.append(np.mean([covered(task, probed) for task, probed, _ in there]))
         narrower.append(np.mean([np.log(width(task, blind) / width(task, probed))
                                  for task, probed, blind in there]))
@@ -42,9 +51,11 @@ def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
     measured = f"share of L_ret inside: {shares}, median width {nats:.2f} nats"
     times = f"{narrower.exponential():.1f}"
     is_open = len(pipelines) < MANY and not above.high < 0
+    is_unknown = not np.isfinite(narrower.value)
     return [[claim, where, measured, above.shown_p(), "not judged" if is_open else of_pipelines(above)],
-            ["the probe makes them narrower", where, f"without it they are {times} times as wide, in asinh",
-             narrower.shown_p(), of_pipelines(narrower) if np.isfinite(narrower.value) else "not judged"]]
+            [f"{PROBES[probe]}the probe makes them narrower", where,
+             f"without it they are {times} times as wide, in asinh", narrower.shown_p(),
+             "not judged" if is_unknown else of_pipelines(narrower)]]
 
 
 def of_pipelines(found: Estimate) -> str:
@@ -59,42 +70,40 @@ def published_beside(tasks: list[Task], preset: str) -> list[Task]:
 
 
 def forecasts_of(tasks: list[Task], preset: str) -> list[Forecast]:
-    """Forecast every run of each of the tasks by what it has not to do with, published too: as `left_out`."""
-    return left_out(tasks, published_beside(tasks, preset))
+    """Forecast every run of each of the tasks by what it has not to do with, published too: as `left_out`.
+
+    The probe is that on text like D_ft, where there is one.
+    """
+    probe = ON_LIKE if ON_LIKE in tasks[0].known else QUARTER
+    others = [task for task in published_beside(tasks, preset) if probe in task.known]
+    return left_out(tasks, others, probe)
 
 
-def left_out(tasks: list[Task], others: list[Task], probed: bool = True) -> list[Forecast]:
+def left_out(tasks: list[Task], others: list[Task], probe: str) -> list[Forecast]:
     """Forecast every run of each of the tasks, (seeds, n), by a law that has seen nothing of it.
 
     Its pipeline, its D_ft and its recipe are left out, and its seed where a pipeline has others; of nothing
-    a forecast is nan. If not `probed` the law knows the rate of Stage 3, but no probe.
+    a forecast is nan. With L_im for a probe, which took nothing, the law knows the rate of Stage 3 alone.
     """
     # All runs that a law may learn from; those of a pipeline with one seed whatever the run's seed is.
-    runs = rises([*tasks, *others])
+    runs = rises([*tasks, *others], probe)
     seeds = {pipeline: set(runs.seed[runs.pipeline == pipeline]) for pipeline in np.unique(runs.pipeline)}
     only_seed = np.array([len(seeds[pipeline]) == 1 for pipeline in runs.pipeline])
-    if not probed:                                   # of a column of zeros least squares makes b = 0
-        runs = runs._replace(probe=np.zeros_like(runs.probe))
 
     # One fit serves all runs for which the same is left out.
     @cache
-    def law(pipeline, ft, rate, seed, recipe):
+    def law(pipeline, ft, seed, recipe):
         unseen = (runs.pipeline != pipeline) & (runs.ft != ft) & (runs.recipe != recipe)
         unseen &= (runs.seed != seed) | only_seed
-        if not probed:
-            unseen &= runs.rate == rate
         return fit(runs.where(unseen)) if unseen.any() else NOTHING_KNOWN
 
-    # With a probe one law is for all rates.
     forecasts = []
     for task in tasks:
-        L_im = task.known["L_im"]
-        L_probe = task.known[QUARTER] if probed else L_im
-        rate = task.rate if not probed else None
+        L_im, L_probe = task.known["L_im"], task.known[probe]
         rows = []
         for i, seed in enumerate(task.seeds):
-            rows.append([law(task.pipeline, task.ft, rate, seed, recipe).forecast(L_im[i, k], L_probe[i, k])
-                         for k, recipe in enumerate(task.recipes)])
+            laws = [law(task.pipeline, task.ft, seed, recipe) for recipe in task.recipes]
+            rows.append([one.forecast(L_im[i, k], L_probe[i, k], task.rate) for k, one in enumerate(laws)])
         # (seeds, n, 3), the last axis value, low and high → three of (seeds, n).
         forecasts.append(Forecast(*np.moveaxis(np.array(rows), -1, 0)))
     return forecasts

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from data import embedded
 from experiments.courses import evaluations
 from experiments.early_exposure.claims import recipe_of
 from experiments.forecast.calibration import Rises
@@ -15,9 +16,11 @@ from run.checkpoint import read_run
 from run.files import UserError
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = {"eighth": 1 / 8, "quarter": 1 / 4}                  # of the steps of a Stage 3 on D_pre
+PARTS = {"eighth": 1 / 8, "quarter": 1 / 4}                  # of the steps of a Stage 3
 QUARTER = "a quarter of Stage 3 on D_pre"
-BEGUN = "% of Stage 3 on"               # in the names of those that --leave has left unfinished
+ON_LIKE = "a quarter of Stage 3 on text like D_ft"
+PROBES = {QUARTER: "", ON_LIKE: "on text like D_ft: "}       # those judged, and how claims about them begin
+BEGUN = "% of Stage 3 on "              # in the names of those that --leave has left unfinished
 COLUMNS = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "D_post after"}
 
 
@@ -66,7 +69,7 @@ def describe(lineage: list[dict]) -> dict[str, object]:
         done = stem(last["ft"])
         if last.get("leave"):
             steps = lineage[-1]["steps"]
-            done = f"{100 * steps / (steps + last['leave']):.0f}{BEGUN} {done}"
+            done = f"{100 * steps / (steps + last['leave']):.0f}{BEGUN}{done}"
         return known | {"done": done, "rate": last["lr"], "D_post after": losses[2]["L_ret"]} | course
     done = f"noise of γ = {last['gamma']:g}"
     if last.get("back"):
@@ -82,6 +85,18 @@ def on_d_pre(point: Point) -> bool:
 def is_whole(point: Point) -> bool:
     """Tell whether what was done was a whole Stage 3, and not only its beginning or a change of weights."""
     return bool(point["rate"]) and BEGUN not in point["done"]
+
+
+def is_like(done: str, ft: str) -> bool:
+    """Tell whether what was done was a quarter of a Stage 3, to within a tenth, on other text like `ft`.
+
+    Names say what is alike: web0music100 and like-music are like music.
+    """
+    percent, begun, text = done.partition(BEGUN)
+    quarter = 100 * PARTS["quarter"]
+    if not begun or abs(float(percent) - quarter) > quarter / 10:
+        return False
+    return text == f"like-{ft}" or text != ft and embedded.shares(text) == {ft: 1.0}
 
 
 def with_course(point: Point) -> Point:
@@ -143,18 +158,20 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
             cases.setdefault((point["seed"], point["recipe"]), []).append(point)
     known = {where: known_of(case, ft) for where, case in cases.items()}
 
-    # A seed counts if it has everything, that any seed has, of every recipe that is probed in any seed.
+    # A seed counts if it has everything that any seed has, but text like D_ft, which a study may lack, of
+    # every recipe that is probed in any seed.
     recipes = sorted({recipe for (_, recipe), found in known.items() if found})
-    names = sorted(set().union(*known.values()))
+    needed = set().union(*known.values()) - {ON_LIKE}
     seeds = [seed for seed in sorted({seed for seed, _ in cases})
-             if all(sorted(known.get((seed, recipe), ())) == names for recipe in recipes)]
+             if recipes and all(needed <= set(known.get((seed, recipe), ())) for recipe in recipes)]
     if not seeds:
         raise UserError(f"no seed has every run of {pipeline} → {ft} at rate {rate:g}, "
                         "finish its sweep first")
 
-    # From dictionaries to arrays (seeds, n).
+    # From dictionaries to arrays (seeds, n), of what is known of all.
+    counted = [known[seed, recipe] for seed in seeds for recipe in recipes]
     lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
-                for name in known[seeds[0], recipes[0]]}
+                for name in counted[0] if all(name in one for one in counted)}
     L_ret = lined_up.pop("L_ret")
     first = [cases[seeds[0], recipe][0] for recipe in recipes]
     lams, sizes = (np.array([point[name] for point in first]) for name in ("lam", "post_tokens"))
@@ -167,20 +184,22 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
 
     Raises UserError if something was done to it twice.
     """
-    # What this Stage 3 did, what it does on D_pre, and what was done that takes less than a Stage 3.
+    # What this Stage 3 did, what it does on D_pre and on text like D_ft, and what changes of the weights do.
     measured = having(case, done=ft)
     probes = [point for point in case if on_d_pre(point)]
-    changed = [point for point in case if not is_whole(point)]
+    on_like = [point for point in case if is_like(point["done"], ft)]
+    changed = [point for point in case if not point["rate"]]
     if not measured or not probes:
         return {}
     by_change = [having(changed, done=done) for done in distinct(changed, "done")]
-    for alike in (measured, probes, *by_change):
+    for alike in (measured, probes, on_like, *by_change):
         if len(alike) > 1:
             runs = ", ".join(point["run"] for point in alike[:2])
             raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")
     known = {name: measured[0][name] for name in ("L_im", "L_post of θ_pre", "L_pre of θ_post")}
     known |= {point["done"]: point["D_post after"] for point in changed}
     known |= {name: float(probes[0][column]) for name, column in COLUMNS.items()}
+    known |= {ON_LIKE: point["D_post after"] for point in on_like}
 
     # What another Stage 3 did is known to who has run one.
     others = [point["D_post after"] for point in case
@@ -190,13 +209,13 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     return known | {"L_ret": measured[0]["D_post after"]}
 
 
-def rises(tasks: list[Task]) -> Rises:
-    """Collect what was forgotten in all of the tasks, a row a run."""
+def rises(tasks: list[Task], probe: str) -> Rises:
+    """Collect, a row a run of all tasks, what Stage 3 took, and what a probe did, by its name in `known`."""
     of_tasks = []
     for task in tasks:
         seed, recipe = np.meshgrid(task.seeds, task.recipes, indexing="ij")
         of_tasks.append(Rises(
-            probe=task.known[QUARTER] - task.known["L_im"],
+            probe=task.known[probe] - task.known["L_im"],
             measured=task.L_ret - task.known["L_im"],
             pipeline=np.full(seed.shape, task.pipeline),
             ft=np.full(seed.shape, task.ft),

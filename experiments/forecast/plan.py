@@ -1,12 +1,14 @@
 """The runs of the study, in the words of `experiments/early_exposure/plan.py`; those of both are made once.
 
-From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre (its first quarter is the probe), and
-two changes of the weights that need no training.
+From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre (its first quarter is the probe), two
+changes of the weights that need no training and, at toy, the first quarter of one on text like each D_ft.
 """
 
 from experiments import early_exposure
 
-CORPORA = early_exposure.CORPORA             # toy, 30m, 135m, 1b
+# At toy there is other text like D_post and like both D_ft; the corpora of the hub have none.
+LIKE = {"like_post": "web0music100", "like_ft": "web0chem100", "like_other": "web0chat100"}
+CORPORA = early_exposure.CORPORA | {"toy": early_exposure.CORPORA["toy"] | LIKE}
 # |D_post| and Stage 2; $names are those of early_exposure.SETTINGS and of MORE below.
 STAGES_2 = [("$size", "$sweep"), ("$size", "$dropout"), ("$size", "$replay"), ("$size", "--lora $lora"),
             ("$size", "$short"), ("$few", "$fixed")]
@@ -29,9 +31,18 @@ def lines_of(post: str, ft: str, rates: str = "$rates") -> list[str]:
     return lines
 
 
-PLAN = lines_of("$post", "{$ft,$other}") + lines_of("$other", "{$ft,$post}")
+def probes_on(post: str, like: str) -> list[str]:
+    """Write the beginnings of a Stage 3, a quarter of it, on other text than D_pre."""
+    return [f"{theta_post} | finetune --ft {like} $rates $quarter"
+            for theta_post in chains_to_theta_post(post)]
+
+
+EVERYWHERE = lines_of("$post", "{$ft,$other}") + lines_of("$other", "{$ft,$post}")
+AT_TOY = probes_on("$post", "{$like_ft,$like_other}") + probes_on("$other", "{$like_ft,$like_post}")
+PLAN = dict.fromkeys(early_exposure.SETTINGS, EVERYWHERE) | {"toy": EVERYWHERE + AT_TOY}
 MORE = {  # what the paper's settings lack; a course is evaluated at about an eighth and a quarter of Stage 3
-    "toy": {"few": "--post-tokens 55k", "short": "--max-tokens 250k --lr 1e-3", "course": "--eval-every 12"},
+    "toy": {"few": "--post-tokens 55k", "short": "--max-tokens 250k --lr 1e-3", "course": "--eval-every 12",
+            "quarter": "--tokens 24576 --leave 74"},                            # 24 of 98 steps
     "30m": {"few": "--post-tokens 2M", "short": "--max-tokens 20M --lr 1e-3", "course": "--eval-every 53"},
     "135m": {"few": "--post-tokens 30M", "short": "--max-tokens 75M --batch 480 --lr 5e-4",
              "course": "--eval-every 51"},

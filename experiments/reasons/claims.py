@@ -1,4 +1,4 @@
-"""The claims of early exposure and of forecast, of runs in which a suspected cause is changed."""
+"""The claims of early exposure, of runs in which a suspected cause is changed."""
 
 import numpy as np
 
@@ -8,12 +8,9 @@ from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, 
                                                MIXING, RETAINED, UNMIXED, UNMIXED_DROPOUT, UNMIXED_LORA,
                                                Recipe, against_lam, describe, frontiers, judge_full,
                                                shown_size, style)
-from experiments.forecast.claims import CHAINS as WITH_PROBES
-from experiments.forecast.known import describe as describe_known
 from experiments.frontiers import Pair, Style, compare
 from experiments.points import Point, distinct, having
 from experiments.reasons.plan import PLANS
-from experiments.reasons.surrogates import Surrogates
 from experiments.statistics import estimate
 from run.folder import OLD_DEFAULTS
 
@@ -83,6 +80,4 @@ FIGURES = {
                    CHAINS, describe_rank),
     "foreign": Figure("Unmixed against mixed, from one D_pre or another", PLANS["foreign"],
                       frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS, describe),
-    "surrogates": Figure("L_ret after one text or another, against what is known beforehand",
-                         PLANS["surrogates"], Surrogates(), WITH_PROBES, describe_known, panel=(3.0, 3.0)),
 }

@@ -1,7 +1,6 @@
-"""The runs of the figures: those of `early_exposure/plan.py` and `forecast/plan.py`, with one change each."""
+"""The runs of the figures: those of `early_exposure/plan.py`, with one change each."""
 
 from experiments import early_exposure, forecast
-from experiments.forecast.plan import chains_to_theta_post, lines_of
 
 CORPORA = {"toy": early_exposure.CORPORA["toy"]}
 PLANS = {
@@ -20,10 +19,5 @@ PLANS = {
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $lora | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $thin $lora "
         "| finetune --ft $ft $rates"],
-    "surrogates": [     # the forecast's probe, on text like either of the embedded D_ft
-        *lines_of("$other", "{$post,$ft}"),
-        *(f"{theta_post} | finetune --ft {{web0music100,web0chem100}} $rates $quarter"
-          for theta_post in chains_to_theta_post("$other"))],
 }
-SETTINGS = {"toy": forecast.SETTINGS["toy"] | {"long": "--max-tokens 4M", "thin": "--lora-rank 11",
-                                               "quarter": "--tokens 24576 --leave 74"}}    # 24 of 98 steps
+SETTINGS = {"toy": forecast.SETTINGS["toy"] | {"long": "--max-tokens 4M", "thin": "--lora-rank 11"}}
