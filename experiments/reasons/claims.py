@@ -78,6 +78,6 @@ FIGURES = {
                              [(UNMIXED, UNMIXED_LORA, UNMIXED_THIN), (MIXED, MIXED_LORA, MIXED_THIN)],
                              THIN)._replace(style=thin_style),
                    CHAINS, describe_rank),
-    "foreign": Figure("Unmixed against mixed, from one D_pre or another", PLANS["foreign"],
+    "foreign": Figure("Unmixed against mixed, from another D_pre", PLANS["foreign"],
                       frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS, describe),
 }
