@@ -18,7 +18,7 @@ from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chos
                                          saved_by_choosing, standardized, with_combination, without_dropout)
 from experiments.forecast.command import d_pre_of, parse, probes_of
 from experiments.forecast.intervals import covered, judge_intervals, left_out, width
-from experiments.forecast.known import (ON_LIKE, QUARTER, Task, describe, is_like, known_of, of_seeds, read_table,
+from experiments.forecast.known import (ON_LIKE, PROBES, QUARTER, Task, describe, is_like, known_of, of_seeds, read_table,
                                         rises, tasks_of)
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.points import read_points
@@ -312,15 +312,15 @@ def test_a_probe_that_tells_all_is_seen_to(stage):
     draw(stage, "forecast")
     for claim in ("the probe ranks θ_post", "it ranks those of one λ and one size of D_post", "it ranks better than L_im",
                   "choosing by the probe lowers L_ret"):
-        assert set(verdict_of(claim)) == {"seen (3 seeds)"}, claim
+        for probe in PROBES.values():
+            assert set(verdict_of(probe + claim)) == {"seen (3 seeds)"}, probe + claim
     text = Path("figures/forecast.md").read_text()
-    assert verdict_of("on text like D_ft: choosing by the probe lowers L_ret") == ["seen (3 seeds)"]
     gained, possible = re.search(r"chosen by L_im: ([\d.]+) .*, of ([\d.]+) that are possible", text).groups()
     assert gained == possible and float(gained) > 0
     assert "| web → chat → chem | Stage 3 on another D_ft |" + " 1.00 [1.00, 1.00] |" * 4 in text
 
     # Of two pipelines one is left to fit a law to, which has no interval.
-    for probe in ("", "on text like D_ft: "):
+    for probe in PROBES.values():
         assert verdict_of(f"{probe}95% intervals cover 90%") == ["not judged"]
 
 
@@ -334,7 +334,7 @@ def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, mon
     shutil.copy("figures/forecast.csv", "results/others")
     write_study(seeds=1)
     draw(stage, "forecast", "runs")
-    for probe in ("", "on text like D_ft: "):
+    for probe in PROBES.values():
         assert verdict_of(f"{probe}95% intervals cover 90%") == ["not judged"]      # all four, by chance maybe
         assert verdict_of(f"{probe}the probe makes them narrower") == ["seen (4 pipelines)"]
     assert "| the forecast |" in Path("figures/forecast.md").read_text()
@@ -376,7 +376,7 @@ def test_a_probe_that_tells_nothing_is_not_seen_to(stage):
     write_study(of_probe=0.0)
     draw(stage, "forecast")
     for claim in ("the probe ranks θ_post", "it ranks better than L_im", "choosing by the probe lowers L_ret"):
-        assert set(verdict_of(claim)) == {"not seen (3 seeds)"}, claim
+        assert set(verdict_of(f"on D_pre: {claim}")) == {"not seen (3 seeds)"}, claim
 
 
 def test_ranks_within_a_share_are_of_each_share_apart():
@@ -481,8 +481,9 @@ def test_a_probe_on_text_like_D_ft_is_judged_beside_L_im_and_that_on_D_pre():
     L_ret = np.array([[1.0, 2, 3, 4]])
     known = {"L_im": np.array([[2.0, 1, 3, 4]]), QUARTER: -L_ret, ON_LIKE: L_ret}
     task = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 4, np.arange(4), np.zeros(4), list("abcd"), known, L_ret)
-    on_like = [row for row in judge_ranks("there", [task]) if row[0].startswith("on text like D_ft: it ranks better")]
-    assert [row[2] for row in on_like] == ["Spearman − that of L_im: 0.20", "Spearman − that on D_pre: 2.00"]
+    on_like = [row for row in judge_ranks("there", [task]) if row[0].startswith("on text like D_ft: ")]
+    assert [row[2] for row in on_like] == ["Spearman: 1.00", "Spearman within λ: –", "Spearman − that of L_im: 0.20",
+                                           "Spearman − that on D_pre: 2.00"]
 
 
 def test_the_probe_is_judged_beside_L_im_by_hand():
@@ -504,7 +505,7 @@ def test_what_ranks_better_than_the_probe_elsewhere_is_seen_to(monkeypatch):
     monkeypatch.setattr("experiments.forecast.claims.tasks_of", lambda points: tasks)
     rows = FIGURES["forecast"].kind.verdicts([{"preset": "toy"}])
     told = [row[2:] for row in rows if row[0].startswith("what ranks best")]
-    assert told == 2 * [["Spearman of noise of γ = 0.2 − that of the probe: 0.20", "–", "seen (1 seed)"]]
+    assert told == 2 * [["Spearman of noise of γ = 0.2 − that on D_pre: 0.20", "–", "seen (1 seed)"]]
 
 
 def test_the_table_has_all_that_is_known_by_hand(monkeypatch):

@@ -43,8 +43,8 @@ class Forecast(NamedTuple):
 
 class Law(NamedTuple):
     """The law, and how sure it is."""
-    a: float             # of the factor exp(a) at RATE
-    b: float             # by which log(factor) grows with log(rate)
+    a: float             # log of the factor, at RATE
+    b: float             # by which that grows with log(rate)
     error: float         # root mean square by which g is missed after a D_post and before a D_ft unseen
     kinds: int           # of pipelines or of D_ft, whichever are fewer
 
@@ -65,6 +65,7 @@ NOTHING_KNOWN = Law(a=np.nan, b=np.nan, error=np.nan, kinds=0)
 
 def fit(rises: Rises) -> Law:
     """Fit the law, and measure its error by leaving out every pair of a pipeline and a D_ft in turn."""
+    # The others share neither D_post nor D_ft with it, as tables share neither with a user's runs.
     missed = []
     for pipeline, ft in sorted(set(zip(rises.pipeline, rises.ft))):
         unseen = rises.where((rises.pipeline == pipeline) & (rises.ft == ft))
@@ -72,6 +73,8 @@ def fit(rises: Rises) -> Law:
         if len(others.probe):
             a, b = coefficients(others)
             missed.append(((log_factor(unseen) - a - b * np.log(unseen.rate / RATE)) ** 2).mean())
+
+    # Student's t has so many degrees of freedom, less one.
     a, b = coefficients(rises)
     kinds = min(len(np.unique(rises.pipeline)), len(np.unique(rises.ft)))
     return Law(a, b, error=float(np.sqrt(np.mean(missed))) if missed else np.nan, kinds=kinds)
@@ -80,7 +83,7 @@ def fit(rises: Rises) -> Law:
 def coefficients(rises: Rises) -> tuple[float, float]:
     """Fit a and b by least squares, every pipeline with the same weight.
 
-    Runs of one rate tell only a + b·log(rate / RATE), and a forecast at that rate.
+    Of one rate a and b cannot be told apart; a forecast at that rate is right all the same.
     """
     _, pipeline, runs = np.unique(rises.pipeline, return_inverse=True, return_counts=True)
     weight = runs[pipeline] ** -0.5

@@ -59,13 +59,13 @@ class Forecasts(NamedTuple):
             rows += judge_ranks(where, some)
         rows += [judge_choice(tasks, probe) for probe in PROBES if probe in tasks[0].known]
 
-        # What was chosen on the other half is told apart where it is something else.
+        # What was chosen on the other half is told apart where it is not the probe on D_pre.
         for chosen, judged in chosen_elsewhere(tasks):
             if chosen != QUARTER:
                 for where, some in by_name(judged).items():
                     found = estimate(over_rates(some, chosen) - over_rates(some, QUARTER))
-                    rows.append(["what ranks best after the other D_post ranks better than the probe", where,
-                                 f"Spearman of {chosen} − that of the probe: {found:.2f}", found.shown_p(),
+                    rows.append(["what ranks best after the other D_post ranks better than on D_pre", where,
+                                 f"Spearman of {chosen} − that on D_pre: {found:.2f}", found.shown_p(),
                                  verdict(found)])
         return rows + judge_intervals(tasks, published_beside(tasks, points[0]["preset"]))
 
@@ -113,15 +113,18 @@ class Forecasts(NamedTuple):
 
 def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
     """Judge how a quarter of Stage 3 ranks in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
-    ranked, by_L_im = over_rates(tasks, QUARTER), over_rates(tasks, "L_im")
-    claims = [("the probe ranks θ_post", "Spearman", ranked),
-              ("it ranks those of one λ and one size of D_post", "Spearman within λ",
-               over_rates(tasks, QUARTER, each_lam)),
-              ("it ranks better than L_im", "Spearman − that of L_im", ranked - by_L_im)]
-    if ON_LIKE in tasks[0].known:
-        on_like, begins = over_rates(tasks, ON_LIKE), PROBES[ON_LIKE]
-        claims += [(f"{begins}it ranks better than L_im", "Spearman − that of L_im", on_like - by_L_im),
-                   (f"{begins}it ranks better than on D_pre", "Spearman − that on D_pre", on_like - ranked)]
+    claims = []
+    ranked = {probe: over_rates(tasks, probe) for probe in PROBES if probe in tasks[0].known}
+    for probe, by_seed in ranked.items():
+        begins = PROBES[probe]
+        claims += [(f"{begins}the probe ranks θ_post", "Spearman", by_seed),
+                   (f"{begins}it ranks those of one λ and one size of D_post", "Spearman within λ",
+                    over_rates(tasks, probe, each_lam)),
+                   (f"{begins}it ranks better than L_im", "Spearman − that of L_im",
+                    by_seed - over_rates(tasks, "L_im"))]
+    if ON_LIKE in ranked:
+        claims.append((f"{PROBES[ON_LIKE]}it ranks better than on D_pre", "Spearman − that on D_pre",
+                       ranked[ON_LIKE] - ranked[QUARTER]))
     rows = []
     for claim, words, by_seed in claims:
         found = estimate(by_seed)
@@ -288,8 +291,8 @@ def combine(task: Task, others: list[Task]) -> Task:
 
 def cheap(task: Task) -> ndarray:
     """Collect what costs least to know, standardized: (seeds · n, kinds)."""
-    kinds = [values for name, values in task.known.items() if name.startswith(CHEAP)]
-    return np.column_stack([standardized(values).ravel() for values in kinds])
+    names = sorted(name for name in task.known if name.startswith(CHEAP))
+    return np.column_stack([standardized(task.known[name]).ravel() for name in names])
 
 
 def standardized(values: ndarray) -> ndarray:

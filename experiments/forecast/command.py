@@ -40,7 +40,7 @@ QUARTER_SHARE = PARTS["quarter"]
 class Probed(NamedTuple):
     """A run to be forecast, its L_im, the tokens of the feared Stage 3, and the probes in place of that."""
     run: Path
-    measured_on: str         # what L_im is of: only the same compares
+    measured_on: str         # what L_im is of: only runs of the same are ranked together
     L_im: float
     feared_tokens: float     # of the Stage 3
     probes: list[Planned]
@@ -157,7 +157,7 @@ def probes_of(run: Path, args: Namespace) -> Probed:
     batch = int(value(feared, "--batch"))
     steps = math.ceil(whole_sequences(int(value(feared, "--tokens")), context) / batch)
 
-    # A quarter of it is its first steps, on its own schedule.
+    # The probe is its first steps, on its own schedule.
     taken = max(1, round(args.share * steps))
     begun = [(flag, word) for flag, word in stage_3(args) if flag != "--tokens"]
     begun += [("--tokens", str(taken * batch * context)), ("--leave", str(steps - taken))]
@@ -233,8 +233,8 @@ def calibrated(tables: dict[Path, list[Point]], probes: list[Planned]) -> Law | 
 
     # A law holds between the rates that it was fitted to.
     tasks = [task for task in tasks if ON_LIKE in task.known]
-    rates = sorted(task.rate for task in tasks)
-    if tasks and all(rates[0] <= value(probe, "--lr") <= rates[-1] for probe in probes):
+    rates = [task.rate for task in tasks]
+    if tasks and all(min(rates) <= value(probe, "--lr") <= max(rates) for probe in probes):
         return fit(rises(tasks, ON_LIKE))
     if tables:
         raise UserError(f"{' and '.join(map(str, tables))} has no quarter of Stage 3 on text like D_ft at "

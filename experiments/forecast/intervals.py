@@ -9,8 +9,8 @@ from experiments.forecast.calibration import NOTHING_KNOWN, Forecast, fit, scale
 from experiments.forecast.known import ON_LIKE, PROBES, QUARTER, Task, published, rises
 from experiments.statistics import Estimate, estimate, verdict
 
-COVERED = 0.9                # of the L_ret that lie in their 95% intervals, so much or more
-MANY = 36                    # pipelines, all of which intervals that cover 0.9 hold in 0.9³⁶ < 2.5% of cases
+COVERED = 0.9                # share of L_ret inside their 95% intervals, or more
+MANY = 36                    # pipelines: if intervals cover 0.9, all hold theirs in 0.9³⁶ < 2.5% of cases
 
 
 def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:

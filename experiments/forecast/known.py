@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 PARTS = {"eighth": 1 / 8, "quarter": 1 / 4}                  # of the steps of a Stage 3
 QUARTER = "a quarter of Stage 3 on D_pre"
 ON_LIKE = "a quarter of Stage 3 on text like D_ft"
-PROBES = {QUARTER: "", ON_LIKE: "on text like D_ft: "}       # those judged, and how claims about them begin
+PROBES = {QUARTER: "on D_pre: ", ON_LIKE: "on text like D_ft: "}       # how claims about them begin
 BEGUN = "% of Stage 3 on "              # in the names of those that --leave has left unfinished
 COLUMNS = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "D_post after"}
 
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     lams: ndarray                        # (n,)
     sizes: ndarray                       # (n,) |D_post| in tokens
     stages_2: list[str]                  # (n,) recipes without their λ
-    known: dict[str, ndarray]            # by name, what is known before, (seeds, n)
+    known: dict[str, ndarray]            # by name, what is known before, in nats, (seeds, n)
     L_ret: ndarray                       # (seeds, n)
 
     def __str__(self) -> str:
@@ -96,7 +96,8 @@ def is_like(done: str, ft: str) -> bool:
     quarter = 100 * PARTS["quarter"]
     if not begun or abs(float(percent) - quarter) > quarter / 10:
         return False
-    return text == f"like-{ft}" or text != ft and embedded.shares(text) == {ft: 1.0}
+    is_other_draw = text != ft and embedded.shares(text) == {ft: 1.0}
+    return text == f"like-{ft}" or is_other_draw
 
 
 def with_course(point: Point) -> Point:
@@ -158,8 +159,8 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
             cases.setdefault((point["seed"], point["recipe"]), []).append(point)
     known = {where: known_of(case, ft) for where, case in cases.items()}
 
-    # A seed counts if it has everything that any seed has, but text like D_ft, which a study may lack, of
-    # every recipe that is probed in any seed.
+    # A seed counts if every recipe that is probed in any seed has in it what any has in any. Text like D_ft
+    # is exempt, for a study may have none.
     recipes = sorted({recipe for (_, recipe), found in known.items() if found})
     needed = set().union(*known.values()) - {ON_LIKE}
     seeds = [seed for seed in sorted({seed for seed, _ in cases})
@@ -168,7 +169,7 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
         raise UserError(f"no seed has every run of {pipeline} → {ft} at rate {rate:g}, "
                         "finish its sweep first")
 
-    # From dictionaries to arrays (seeds, n), of what is known of all.
+    # From dictionaries to arrays (seeds, n). What one of them lacks is left out: all are compared alike.
     counted = [known[seed, recipe] for seed in seeds for recipe in recipes]
     lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
                 for name in counted[0] if all(name in one for one in counted)}
@@ -180,25 +181,25 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
 
 
 def known_of(case: list[Point], ft: str) -> dict[str, float]:
-    """Collect what is known of one θ_post, and L_ret after Stage 3 on `ft`; nothing without a probe.
+    """Collect what is known of one θ_post, and L_ret after Stage 3 on `ft`; nothing without one on D_pre.
 
     Raises UserError if something was done to it twice.
     """
     # What this Stage 3 did, what it does on D_pre and on text like D_ft, and what changes of the weights do.
     measured = having(case, done=ft)
-    probes = [point for point in case if on_d_pre(point)]
+    whole_on_pre = [point for point in case if on_d_pre(point)]
     on_like = [point for point in case if is_like(point["done"], ft)]
     changed = [point for point in case if not point["rate"]]
-    if not measured or not probes:
+    if not measured or not whole_on_pre:
         return {}
     by_change = [having(changed, done=done) for done in distinct(changed, "done")]
-    for alike in (measured, probes, on_like, *by_change):
+    for alike in (measured, whole_on_pre, on_like, *by_change):
         if len(alike) > 1:
             runs = ", ".join(point["run"] for point in alike[:2])
             raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")
     known = {name: measured[0][name] for name in ("L_im", "L_post of θ_pre", "L_pre of θ_post")}
     known |= {point["done"]: point["D_post after"] for point in changed}
-    known |= {name: float(probes[0][column]) for name, column in COLUMNS.items()}
+    known |= {name: float(whole_on_pre[0][column]) for name, column in COLUMNS.items()}
     known |= {ON_LIKE: point["D_post after"] for point in on_like}
 
     # What another Stage 3 did is known to who has run one.
@@ -210,7 +211,7 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
 
 
 def rises(tasks: list[Task], probe: str) -> Rises:
-    """Collect, a row a run of all tasks, what Stage 3 took, and what a probe did, by its name in `known`."""
+    """Collect what Stage 3 and a probe took, by its name in `known`: a row a run of all tasks."""
     of_tasks = []
     for task in tasks:
         seed, recipe = np.meshgrid(task.seeds, task.recipes, indexing="ij")
