@@ -17,7 +17,7 @@ from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chos
                                          draw_task, each_lam, everything, judge_choice, judge_ranks, lam_told,
                                          saved_by_choosing, standardized, with_combination, without_dropout)
 from experiments.forecast.command import d_pre_of, parse, probes_of
-from experiments.forecast.intervals import covered, judge_intervals, left_out, width
+from experiments.forecast.intervals import covered, forecasts_of, judge_intervals, left_out, width
 from experiments.forecast.known import (ON_LIKE, PROBES, QUARTER, Task, describe, is_like, known_of, of_seeds, read_table,
                                         rises, tasks_of)
 from experiments.forecast.plan import PLAN, SETTINGS
@@ -338,6 +338,19 @@ def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, mon
         assert verdict_of(f"{probe}95% intervals cover 90%") == ["not judged"]      # all four, by chance maybe
         assert verdict_of(f"{probe}the probe makes them narrower") == ["seen (4 pipelines)"]
     assert "| the forecast |" in Path("figures/forecast.md").read_text()
+
+
+@pytest.mark.parametrize("best", [QUARTER, ON_LIKE])
+def test_the_forecast_is_by_text_like_D_ft_where_that_is(best):
+    rng = np.random.default_rng(0)
+    tasks = []
+    for number in range(4):
+        rise = rng.uniform(0.5, 1, (1, 3))
+        known = {"L_im": np.ones((1, 3)), QUARTER: np.ones((1, 3))} | {best: 1 + rise}
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1"], [f"{number}{name}" for name in "abc"],
+                          np.zeros(3), np.zeros(3), [], known, L_ret=1 + 2 * rise))
+    for task, forecast in zip(tasks, forecasts_of(tasks, "toy")):
+        assert forecast.value == pytest.approx(task.L_ret, rel=0.01)
 
 
 def test_a_forecast_is_of_a_law_that_saw_nothing_of_the_run():
