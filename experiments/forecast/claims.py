@@ -113,6 +113,7 @@ class Forecasts(NamedTuple):
 
 def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
     """Judge how a quarter of Stage 3 ranks in the tasks of one D_ft: rows of `drawing.VERDICTS`."""
+    # Each probe for itself, beside what everybody knows.
     claims = []
     ranked = {probe: over_rates(tasks, probe) for probe in PROBES if probe in tasks[0].known}
     for probe, by_seed in ranked.items():
@@ -122,9 +123,13 @@ def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
                     over_rates(tasks, probe, each_lam)),
                    (f"{begins}it ranks better than L_im", "Spearman − that of L_im",
                     by_seed - over_rates(tasks, "L_im"))]
+
+    # Text like D_ft must be at hand: is it worth it?
     if ON_LIKE in ranked:
         claims.append((f"{PROBES[ON_LIKE]}it ranks better than on D_pre", "Spearman − that on D_pre",
                        ranked[ON_LIKE] - ranked[QUARTER]))
+
+    # Ranks of equal losses, or of one run, are nan.
     rows = []
     for claim, words, by_seed in claims:
         found = estimate(by_seed)

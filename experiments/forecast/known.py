@@ -192,11 +192,15 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     changed = [point for point in case if not point["rate"]]
     if not measured or not whole_on_pre:
         return {}
+
+    # Of two alike nobody knows which is meant.
     by_change = [having(changed, done=done) for done in distinct(changed, "done")]
     for alike in (measured, whole_on_pre, on_like, *by_change):
         if len(alike) > 1:
             runs = ", ".join(point["run"] for point in alike[:2])
             raise UserError(f"{runs} are of one θ_post and alike, name those of one sweep")
+
+    # D_post's loss, by what was done before it.
     known = {name: measured[0][name] for name in ("L_im", "L_post of θ_pre", "L_pre of θ_post")}
     known |= {point["done"]: point["D_post after"] for point in changed}
     known |= {name: float(whole_on_pre[0][column]) for name, column in COLUMNS.items()}

@@ -1,6 +1,6 @@
 """The runs of the study, in the words of `experiments/early_exposure/plan.py`; those of both are made once.
 
-From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre (its first quarter is the probe), two
+From every θ_post there goes a Stage 3 on each D_ft, the same on D_pre (its first quarter is a probe), two
 changes of the weights that need no training and, at toy, the first quarter of one on text like each D_ft.
 """
 
