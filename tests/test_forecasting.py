@@ -243,7 +243,7 @@ def test_a_probe_on_text_like_D_ft_is_known_of_that_D_ft():
         assert known[ON_LIKE] == expected and not [name for name in known if name.startswith("24%")]
     with pytest.raises(UserError, match="are of one θ_post and alike"):
         known_of([*case, case[3]], "chem")
-    task = Task("web → music", "chem", 1e-3, ["1"], ["r"], np.zeros(1), np.zeros(1), ["s"],
+    task = Task("web → music", "chem", 1e-3, 100e3, ["1"], ["r"], np.zeros(1), np.zeros(1), ["s"],
                 {name: np.array([[value]]) for name, value in known_of(case, "chem").items()}, np.array([[3.0]]))
     assert rises([task], ON_LIKE).probe == pytest.approx([0.8]) and rises([task], QUARTER).probe == pytest.approx([0.2])
 
@@ -347,7 +347,7 @@ def test_the_forecast_is_by_text_like_D_ft_where_that_is(best):
     for number in range(4):
         rise = rng.uniform(0.5, 1, (1, 3))
         known = {"L_im": np.ones((1, 3)), QUARTER: np.ones((1, 3))} | {best: 1 + rise}
-        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1"], [f"{number}{name}" for name in "abc"],
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, 100e3, ["1"], [f"{number}{name}" for name in "abc"],
                           np.zeros(3), np.zeros(3), [], known, L_ret=1 + 2 * rise))
     for task, forecast in zip(tasks, forecasts_of(tasks, "toy")):
         assert forecast.value == pytest.approx(task.L_ret, rel=0.01)
@@ -360,7 +360,7 @@ def test_a_forecast_is_of_a_law_that_saw_nothing_of_the_run():
     tasks = []
     for number in range(4):
         known = {"L_im": L_im, QUARTER: 1 + probe}
-        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, ["1", "2"], recipes, np.zeros(3), np.zeros(3), recipes,
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-3, 100e3, ["1", "2"], recipes, np.zeros(3), np.zeros(3), recipes,
                           known, L_ret=1 + 2 * probe))
     tasks += [tasks[-1]._replace(ft="ft 0"), tasks[0]._replace(ft="ft 1")]
     wild = [task._replace(L_ret=task.L_ret.copy()) for task in tasks]
@@ -396,7 +396,7 @@ def test_ranks_within_a_share_are_of_each_share_apart():
     """λ 1 keeps more throughout, and within each λ the order is turned round."""
     known, L_ret = np.array([[1.0, 2, 3, 7, 8, 9]]), np.array([[3.0, 2, 1, 9, 8, 7]])
     lams = np.array([1, 1, 1, 0, 0, 0])
-    one = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 6, lams, np.zeros(6), list("abcabc"), {"L_im": known}, L_ret)
+    one = Task("web → music", "chem", 1e-3, 100e3, ["1"], ["r"] * 6, lams, np.zeros(6), list("abcabc"), {"L_im": known}, L_ret)
     assert correlation(one, "L_im", each_lam) == pytest.approx([-1])
     assert correlation(one, "L_im", everything) > 0.5
 
@@ -423,7 +423,7 @@ def test_ranks_within_a_share_are_of_each_share_apart():
 def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatch):
     """Each pipeline is one number, however many runs it has."""
     L_ret, known = np.arange(10.0)[None], {"L_im": np.zeros((1, 10)), QUARTER: np.ones((1, 10))}
-    tasks = [Task(f"web → {number}", "chem", 1e-3, ["1"], ["r"] * 10, np.zeros(10), np.zeros(10), [], known, L_ret)
+    tasks = [Task(f"web → {number}", "chem", 1e-3, 100e3, ["1"], ["r"] * 10, np.zeros(10), np.zeros(10), [], known, L_ret)
              for number in range(36)]
     for low, high, share, told in ((-1, 9.5, "1.00", "seen"), (-1, 7.5, "0.80", "not seen"), (1.5, 9.5, "0.80", "not seen")):
         forecast = Forecast(L_ret, np.full((1, 10), low), np.full((1, 10), high))
@@ -446,7 +446,7 @@ def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
         for rate, rise in ((1e-4, 0.1), (1e-3, 1.0)):
             known = {"L_im": np.ones((1, 6)), QUARTER: np.full((1, 6), 1 + rise)}
             L_ret = 1 + rise * np.exp(0.3 * rng.standard_normal((1, 6)))
-            tasks.append(Task(f"web → {number}", f"ft {number}", rate, ["1"], list("abcdef"), np.zeros(6), np.zeros(6),
+            tasks.append(Task(f"web → {number}", f"ft {number}", rate, 100e3, ["1"], list("abcdef"), np.zeros(6), np.zeros(6),
                               [], known, L_ret))
     _, narrower = judge_intervals(tasks, [])
     assert narrower[-1].startswith("not seen")
@@ -461,7 +461,7 @@ def test_what_is_chosen_on_one_half_is_judged_on_the_other():
         names = ("L_im", "noise of γ = 0.2", "0.5 of the way back to θ_pre", "an eighth of Stage 3 on D_pre")
         known = {"Stage 3 on another D_ft": L_ret, "L_post of θ_pre": np.ones((1, 9))}      # which are no choice
         known |= {name: rng.normal(size=(1, 9)) for name in names} | {best: L_ret}
-        tasks.append(Task(pipeline, "chem", 1e-3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], known, L_ret))
+        tasks.append(Task(pipeline, "chem", 1e-3, 100e3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], known, L_ret))
     (one, judged_one), (other, judged_other) = chosen_elsewhere(tasks)
     assert (one, other) == ("L_im", "noise of γ = 0.2")
     assert [str(task) for task in judged_one + judged_other] == ["web → music → chem", "web → chat → chem"]
@@ -470,7 +470,7 @@ def test_what_is_chosen_on_one_half_is_judged_on_the_other():
 
 def test_in_a_tie_the_probe_is_chosen():
     L_ret = np.array([[1.0, 2, 3]])
-    task = Task("web → chat", "chem", 1e-3, ["1"], list("abc"), np.zeros(3), np.zeros(3), [],
+    task = Task("web → chat", "chem", 1e-3, 100e3, ["1"], list("abc"), np.zeros(3), np.zeros(3), [],
                 {"an eighth of Stage 3 on D_pre": L_ret, QUARTER: L_ret, "L_im": -L_ret}, L_ret)
     assert choose([task]) == QUARTER
 
@@ -480,7 +480,7 @@ def test_the_combination_is_fitted_to_other_tasks_only():
     rng = np.random.default_rng(0)
     a, b, c = rng.normal(size=(3, 1, 9))
     kinds = {"noise of γ = 0.2": a, "0.5 of the way back to θ_pre": b, "an eighth of Stage 3 on D_pre": c}
-    tasks = [Task(pipeline, ft, 1e-3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], kinds, L_ret)
+    tasks = [Task(pipeline, ft, 1e-3, 100e3, ["1"], ["r"] * 9, np.zeros(9), np.zeros(9), [], kinds, L_ret)
              for pipeline, ft, L_ret in (("web → music", "chem", a), ("web → chat", "chem", 2 + 5 * b),
                                          ("web → chat", "music", c))]
     music, chat, _ = with_combination(tasks)
@@ -493,7 +493,7 @@ def test_the_combination_is_fitted_to_other_tasks_only():
 def test_a_probe_on_text_like_D_ft_is_judged_beside_L_im_and_that_on_D_pre():
     L_ret = np.array([[1.0, 2, 3, 4]])
     known = {"L_im": np.array([[2.0, 1, 3, 4]]), QUARTER: -L_ret, ON_LIKE: L_ret}
-    task = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 4, np.arange(4), np.zeros(4), list("abcd"), known, L_ret)
+    task = Task("web → music", "chem", 1e-3, 100e3, ["1"], ["r"] * 4, np.arange(4), np.zeros(4), list("abcd"), known, L_ret)
     on_like = [row for row in judge_ranks("there", [task]) if row[0].startswith("on text like D_ft: ")]
     assert [row[2] for row in on_like] == ["Spearman: 1.00", "Spearman within λ: –", "Spearman − that of L_im: 0.20",
                                            "Spearman − that on D_pre: 2.00"]
@@ -503,7 +503,7 @@ def test_the_probe_is_judged_beside_L_im_by_hand():
     """Of four that the probe ranks right L_im turns two round: 1 − 6 · 2 / (4 · 15) = 0.8. No two are of one λ."""
     L_ret = np.array([[1.0, 2, 3, 4]])
     known = {"L_im": np.array([[2.0, 1, 3, 4]]), "L_post of θ_pre": -L_ret, QUARTER: L_ret}
-    task = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 4, np.arange(4), np.zeros(4), list("abcd"), known, L_ret)
+    task = Task("web → music", "chem", 1e-3, 100e3, ["1"], ["r"] * 4, np.arange(4), np.zeros(4), list("abcd"), known, L_ret)
     told = [row[2:] for row in judge_ranks("there", [task])]
     assert told == [["Spearman: 1.00", "–", "seen (1 seed)"], ["Spearman within λ: –", "–", "not judged"],
                     ["Spearman − that of L_im: 0.20", "–", "seen (1 seed)"]]
@@ -513,7 +513,7 @@ def test_what_ranks_better_than_the_probe_elsewhere_is_seen_to(monkeypatch):
     """Noise ranks all four right, the probe turns two round: 1 − 0.8."""
     L_ret, probe = np.array([[1.0, 2, 3, 4]]), np.array([[2.0, 1, 3, 4]])
     known = {"L_im": -L_ret, "noise of γ = 0.2": L_ret, QUARTER: probe}
-    tasks = [Task(pipeline, "chem", 1e-3, ["1"], list("abcd"), np.zeros(4), np.zeros(4), list("abcd"), known, L_ret)
+    tasks = [Task(pipeline, "chem", 1e-3, 100e3, ["1"], list("abcd"), np.zeros(4), np.zeros(4), list("abcd"), known, L_ret)
              for pipeline in ("web → music", "web → chat")]
     monkeypatch.setattr("experiments.forecast.claims.tasks_of", lambda points: tasks)
     rows = FIGURES["forecast"].kind.verdicts([{"preset": "toy"}])
@@ -524,7 +524,7 @@ def test_what_ranks_better_than_the_probe_elsewhere_is_seen_to(monkeypatch):
 def test_the_table_has_all_that_is_known_by_hand(monkeypatch):
     """Ranks of L_ret are 2 3 0 1, of L_im 0 1 2 3: 1 − 6 · 16 / 60 over λ, 1 within; of the probe 3 2 1 0."""
     known = {"L_im": np.array([[1.0, 2, 3, 4]]), QUARTER: np.array([[4.0, 3, 2, 1]])}
-    task = Task("web → music", "chem", 1e-3, ["1"], ["r"] * 4, np.array([0, 0, 1, 1]), np.zeros(4), list("abab"), known,
+    task = Task("web → music", "chem", 1e-3, 100e3, ["1"], ["r"] * 4, np.array([0, 0, 1, 1]), np.zeros(4), list("abab"), known,
                 L_ret=np.array([[3.0, 4, 1, 2]]))
     monkeypatch.setattr("experiments.forecast.claims.tasks_of", lambda points: [task])
     _, *rows = FIGURES["forecast"].kind.table([{"preset": "toy"}])
@@ -534,7 +534,7 @@ def test_the_table_has_all_that_is_known_by_hand(monkeypatch):
 
 def test_a_run_is_drawn_where_its_forecast_and_its_L_ret_are():
     recipes, L_ret = ["unmixed, λ 0", "mixed, λ 1"], np.array([[5.0, 6]])
-    task = Task("web → music", "chem", 1e-3, ["1"], recipes, np.zeros(2), np.zeros(2), [], {}, L_ret)
+    task = Task("web → music", "chem", 1e-3, 100e3, ["1"], recipes, np.zeros(2), np.zeros(2), [], {}, L_ret)
     axis = Figure().subplots()
     draw_task(axis, task, Forecast(*(np.array([[value, value]]) for value in (3.0, 2.0, 4.0))), "o")
     assert [line.get_xydata().tolist() for line in axis.lines] == [[[3, 5]], [[3, 6]]]
@@ -546,7 +546,7 @@ def test_a_run_is_drawn_where_its_forecast_and_its_L_ret_are():
 def test_what_choosing_lowers_by_hand():
     """By L_im the second of four is chosen, by the probe the last two, which are alike."""
     known = {"L_im": np.array([[2.0, 1, 2, 2]]), QUARTER: np.array([[3.0, 4, 2, 2]])}
-    task = Task("web → music", "chem", 1e-3, ["1"], list("abcd"), np.zeros(4), np.zeros(4), list("abcd"), known,
+    task = Task("web → music", "chem", 1e-3, 100e3, ["1"], list("abcd"), np.zeros(4), np.zeros(4), list("abcd"), known,
                 L_ret=np.array([[1.0, 1.8, 1.2, 1.6]]))
     assert saved_by_choosing(task, QUARTER) == pytest.approx([0.4]) and saved_by_choosing(task, "L_im") == [0]
     worse = task._replace(L_ret=np.array([[1.0, 1.0, 1.2, 1.6]]))
@@ -566,6 +566,8 @@ def forecast_of(stage, monkeypatch):
 def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, forecast_of):
     write_study(seeds=1)
     draw(stage, "forecast")
+    table = Path("figures/forecast.csv")
+    table.write_text(table.read_text().replace(",100000.0,", ",4000.0,"))          # as long as what is feared below
     stage("pretrain", "--lam 1")
     for name, flags in (("a", ""), ("b", "--lr 1e-2")):
         stage("posttrain", f"{flags} --out out/{name}")
@@ -577,7 +579,7 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
     # The probe is the beginning of a Stage 3, and the runs are in the order of their forecasts.
     told = forecast_of(words)
     assert (told.status, told.err) == (0, "") and "like ft.jsonl, learned from 2 pipelines or D_ft: trust the order" in told.out
-    law = fit(rises(tasks_of(read_table(Path("figures/forecast.csv"))), ON_LIKE))
+    law = fit(rises(tasks_of(read_table(table)), ON_LIKE))
     expected = {}
     for name in "ab":
         flags = f"--init out/{name} --ft ft.jsonl --eval-every 4 --out out/whole-{name}"
@@ -641,7 +643,7 @@ def test_a_number_is_of_the_probe_that_its_law_was_fitted_to(forecast_of, planne
     tasks = []
     for number, factor in enumerate((1, 2, 4)):
         known = {"L_im": np.ones((1, 5)), ON_LIKE: 1 + rng.uniform(0.1, 1, (1, 5))}
-        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-4 * 10 ** number, ["1"], list("abcde"), np.zeros(5),
+        tasks.append(Task(f"web → {number}", f"ft {number}", 1e-4 * 10 ** number, 4e3, ["1"], list("abcde"), np.zeros(5),
                           np.zeros(5), [], known, L_ret=1 + factor * (known[ON_LIKE] - 1)))
     monkeypatch.setattr("experiments.forecast.command.published", {"toy": tasks}.get)
 
@@ -663,14 +665,17 @@ def test_a_number_is_of_the_probe_that_its_law_was_fitted_to(forecast_of, planne
     monkeypatch.setattr("experiments.forecast.command.published", {"toy": [*without, *tasks]}.get)
     assert f"{value:.3f} [{low:.3f}, {high:.3f}]\n" in forecast_of(f"out/posttrain {words}").out
     monkeypatch.setattr("experiments.forecast.command.read_table", lambda path: [{"preset": "toy"}])
-    for found, flags in ((without, words), (tasks, f"{words} --lr 2e-2")):
+    for found, flags in ((without, words), (tasks, f"{words} --lr 2e-2"), (tasks, f"{words} --tokens 8k")):
         monkeypatch.setattr("experiments.forecast.command.tasks_in", lambda path, points: found)
         run = forecast_of(f"out/posttrain {flags} --calibration a.csv")
-        assert run.status == 2 and "a.csv has no quarter of Stage 3 on text like D_ft at rates as high" in run.err
+        assert run.status == 2 and "a.csv has no quarter of a Stage 3 as long, on text like D_ft, at rates" in run.err
 
-    # Of half of Stage 3, at other rates, on D_pre or on several texts, there is none; several count with their mean.
+    # Of half of Stage 3, one longer by more than a tenth, at other rates, on D_pre or on several texts, there is none;
+    # several count with their mean.
+    assert "trust the order more" in forecast_of("out/posttrain --tokens 4352 --probe ft.jsonl").out
     for words in ("--tokens 4k --probe ft.jsonl --share 0.5", "--tokens 4k --probe ft.jsonl --lr 2e-2",
-                  "--tokens 4k --probe ft.jsonl --lr 9e-5", "--tokens 4k", "--tokens 4k --probe ft.jsonl post.jsonl"):
+                  "--tokens 4k --probe ft.jsonl --lr 9e-5", "--tokens 4608 --probe ft.jsonl", "--tokens 4k",
+                  "--tokens 4k --probe ft.jsonl post.jsonl"):
         told = forecast_of(f"out/posttrain {words}").out
         assert "This ranks the runs" in told and "[" not in told.partition("the best first")[2]
     probes = planned(words)[0].probes

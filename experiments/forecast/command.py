@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{run} is measured on {one}, {another} on {other}: forecast each for itself")
 
     # What cannot be made a number of is said before anything runs.
-    law = calibrated(tables, [one.probes[0] for one in probed]) if of_law(args) else None
+    law = calibrated(tables, probed) if of_law(args) else None
 
     # The probes are runs like any: made once, priced before, continued when they were killed.
     probes = [probe for run in probed for probe in run.probes]
@@ -216,13 +216,13 @@ def stage_3(args: Namespace) -> list[tuple[str, str]]:
     return said
 
 
-def calibrated(tables: dict[Path, list[Point]], probes: list[Planned]) -> Law | None:
-    """Fit the law to tables' tasks that have such probes, or to those in results/ of the probes' preset.
+def calibrated(tables: dict[Path, list[Point]], probed: list[Probed]) -> Law | None:
+    """Fit the law to tables' tasks that have such probes, or to those in results/ of the runs' preset.
 
-    None where results/ has none, or none at a rate as high or as low. Raises UserError if tables have none,
-    or are of another preset.
+    None where results/ has none of a Stage 3 as long, at a rate as high and as low. Raises UserError if tables
+    have none, or are of another preset.
     """
-    presets = {preset_of(probe) for probe in probes}
+    presets = {preset_of(one.probes[0]) for one in probed}
     for path, points in tables.items():
         if presets != {presets_in(points)}:
             raise UserError(f"{path} is of --preset {presets_in(points)}, the runs are of "
@@ -231,14 +231,15 @@ def calibrated(tables: dict[Path, list[Point]], probes: list[Planned]) -> Law | 
     if not tables and len(presets) == 1:
         tasks = published(*presets)
 
-    # A law holds between the rates that it was fitted to.
-    tasks = [task for task in tasks if ON_LIKE in task.known]
+    # A law holds for the length of Stage 3, and between the rates, that it was fitted to.
+    tasks = [task for task in tasks if ON_LIKE in task.known
+             and all(math.isclose(task.tokens, one.feared_tokens, rel_tol=0.1) for one in probed)]
     rates = [task.rate for task in tasks]
-    if tasks and all(min(rates) <= value(probe, "--lr") <= max(rates) for probe in probes):
+    if tasks and all(min(rates) <= value(one.probes[0], "--lr") <= max(rates) for one in probed):
         return fit(rises(tasks, ON_LIKE))
     if tables:
-        raise UserError(f"{' and '.join(map(str, tables))} has no quarter of Stage 3 on text like D_ft at "
-                        "rates as high and as low, name a --calibration that has")
+        raise UserError(f"{' and '.join(map(str, tables))} has no quarter of a Stage 3 as long, on text like "
+                        "D_ft, at rates as high and as low, name a --calibration that has")
     return None
 
 
@@ -263,7 +264,8 @@ def tell(probed: list[Probed], law: Law | None, args: Namespace) -> None:
         say(f"The numbers are of a D_ft like {args.probe[0]}, learned from {law.kinds} pipelines or D_ft: "
             "trust the order more.")
     elif of_law(args):
-        say("This ranks the runs. A number takes a --calibration of their preset, at rates about this one.")
+        say("This ranks the runs. A number takes a --calibration of their preset and of such a Stage 3: as "
+            "long, at rates about this one.")
     else:
         say("This ranks the runs. A number takes a quarter of Stage 3 on one text like D_ft, --probe.")
 

@@ -29,6 +29,7 @@ class Task(NamedTuple):
     pipeline: str                        # "web → music"
     ft: str
     rate: float                          # of Stage 3
+    tokens: float                        # of Stage 3
     seeds: list[str]                     # (seeds,)
     recipes: list[str]                   # (n,)
     lams: ndarray                        # (n,)
@@ -44,7 +45,7 @@ class Task(NamedTuple):
 def describe(lineage: list[dict]) -> dict[str, object]:
     """Tell a θ_post, what is known of it, and what D_post's loss became after what was done to it.
 
-    Done was a Stage 3 at a rate, on D_ft or on D_pre, or a change of the weights, which has no rate.
+    Done was a Stage 3 at a rate and of a length, on D_ft or on D_pre, or a change of the weights, without.
     """
     pre, post, last = (entry["args"] for entry in lineage)
     losses = [{name: loss["mean"] for name, loss in entry["losses"].items()} for entry in lineage]
@@ -70,11 +71,12 @@ def describe(lineage: list[dict]) -> dict[str, object]:
         if last.get("leave"):
             steps = lineage[-1]["steps"]
             done = f"{100 * steps / (steps + last['leave']):.0f}{BEGUN}{done}"
-        return known | {"done": done, "rate": last["lr"], "D_post after": losses[2]["L_ret"]} | course
+        return known | {"done": done, "rate": last["lr"], "tokens": float(last["tokens"]),
+                        "D_post after": losses[2]["L_ret"]} | course
     done = f"noise of γ = {last['gamma']:g}"
     if last.get("back"):
         done = f"{last['back']:g} of the way back to θ_pre"
-    return known | {"done": done, "rate": 0.0, "D_post after": losses[2]["L_post"]} | course
+    return known | {"done": done, "rate": 0.0, "tokens": 0.0, "D_post after": losses[2]["L_post"]} | course
 
 
 def on_d_pre(point: Point) -> bool:
@@ -177,7 +179,8 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
     first = [cases[seeds[0], recipe][0] for recipe in recipes]
     lams, sizes = (np.array([point[name] for point in first]) for name in ("lam", "post_tokens"))
     stages_2 = [point["stage_2"] for point in first]
-    return Task(pipeline, ft, rate, seeds, recipes, lams, sizes, stages_2, lined_up, L_ret)
+    (whole,) = having(cases[seeds[0], recipes[0]], done=ft)
+    return Task(pipeline, ft, rate, whole["tokens"], seeds, recipes, lams, sizes, stages_2, lined_up, L_ret)
 
 
 def known_of(case: list[Point], ft: str) -> dict[str, float]:
