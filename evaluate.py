@@ -26,10 +26,10 @@ from run import ranks
 from run.checkpoint import checkpoint_path, read_checkpoint
 from run.device import autocast, pick_device, pick_dtype
 from run.files import UserError, refusing
-from run.flags import Parser, add_device_flags, launch, positive, rate, seed
+from run.flags import Parser, add_device_flags, launch, nonnegative, positive, seed
 from run.folder import OLD_DEFAULTS
 from run.losses import Loss, held_out_loss, inputs_and_targets
-from run.report import table
+from run.report import table, was_better_before
 
 NAMES = ("L_im", "L_ret", "L_ft", "L_pre", "L_post")      # the order of columns
 
@@ -84,7 +84,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.flag("prompt", str, "what the samples continue [the start of a document]", metavar="TEXT",
                 default="")
     parser.flag("length", positive, "of a sample, in tokens [300]", default=300)
-    parser.flag("temperature", rate, "of sampling, 0 for the likeliest token [0.8]", default=0.8)
+    parser.flag("temperature", nonnegative, "of sampling, 0 for the likeliest token [0.8]", default=0.8)
     parser.flag("seed", seed, "of the samples [0]", default=0)
     add_device_flags(parser)
 
@@ -103,7 +103,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     if args.weights and (args.sample or len(args.runs) > 1):
         parser.error("--weights takes the one RUN that the folder was fine-tuned from, and no --sample")
 
-    # One run is no two seeds.
+    # A run that is named twice counts once, or it would pass for two seeds.
     args.runs = list({checkpoint_path(path).resolve(): path for path in args.runs}.values())
     return args
 
@@ -272,7 +272,10 @@ def print_stages(run: dict) -> None:
         own = {name: loss for name, loss in losses.items() if not is_handed_on(name, entry)}
         by_role = {role_of(name, loss): name for name, loss in own.items()}
         on_each = [shown(own, by_role.get(role, "")) for role in ("pre", "post", "ft")]
-        rows.append([entry["stage"], f"{entry['steps']:,}", tokens or "–", *on_each])
+        steps = f"{entry['steps']:,}"
+        if was_better_before(entry):
+            steps = f"{entry['best_step']:,} kept of {steps}"
+        rows.append([entry["stage"], steps, tokens or "–", *on_each])
     print(f"\n{run['run']}: {run['preset']}, {run['parameters']:,} parameters; {', '.join(corpora)}")
     print(table(["stage", "steps", "tokens", "loss on D_pre", "D_post", "D_ft"], rows))
 

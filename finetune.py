@@ -52,7 +52,7 @@ def main():
     context = model.config.context
     n_ft = whole_sequences(args.tokens, context)
     n_pre = count_for_share(args.replay, n_ft)
-    ft_windows = ft.windows(context, args.batch, args.seed, run.number)
+    ft_windows = ft.windows(context, at_least=args.batch, seed=args.seed, stage=run.number)
     pre_windows = pre.windows(context, at_least=min(args.batch, n_pre), seed=args.seed, stage=run.number)
     stream = Interleaved(major=ft_windows, minor=pre_windows, n_major=n_ft, n_minor=n_pre,
                          batch_size=args.batch)
@@ -62,7 +62,7 @@ def main():
         for inputs, targets in step:                    # this rank's micro-batches of the stream
             loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
             loss.backward()
-        run.update()                                    # clip to norm 1, cosine rate, AdamW; one step on
+        run.update()                                    # clip to norm 1, AdamW at the scheduled rate
         if run.every(args.eval_every):
             run.log(run.evaluate(L_ret=post, L_ft=ft))
 
@@ -75,7 +75,7 @@ def parse(argv=None):
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokens", positive, "tokens of D_ft to train on")
     parser.flag("leave", count,
-                "steps by which its schedule is longer than --tokens, as a forecast's probe's [0]", default=0)
+                "stop N steps before the schedule ends: --tokens begin a longer Stage 3 [0]", default=0)
     parser.flag("replay", share,
                 "share of the stream from D_pre, 0 ≤ R < 1 (not in the paper, whose Stage 3 is plain)")
     add_stage_flags(parser, out="out/finetune", init="out/posttrain")

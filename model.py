@@ -49,7 +49,7 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=self.initial_std)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Give logits (batch, time, vocab_size); with targets (batch, time), losses in nats, 0 at a -1."""
+        """Give logits (batch, time, vocab_size); with targets (batch, time), their losses in nats, 0 at a -1."""
         x = self.dropout(self.embed_tokens(tokens))
         for block in self.layers:
             x = block(x, self.rotary)
@@ -157,7 +157,9 @@ class RotaryEmbedding(nn.Module):
         return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).type_as(x)
 
 
-SIZES = ("layers", "width", "mlp", "heads", "kv_heads", "context")
+SIZES = {"layers": "transformer blocks", "width": "of the residual stream",
+         "mlp": "hidden units of the SwiGLU", "heads": "of the queries",
+         "kv_heads": "of keys and values, a divisor of --heads", "context": "tokens in a training sequence"}
 PRESETS = {
     "toy": dict(layers=2, width=96, mlp=256, heads=3, kv_heads=1, context=128, tied=True),
     # SmolLM2's shape, smaller: 12.6M parameters, and 19.3M in the embedding of gpt2's vocabulary
@@ -209,7 +211,10 @@ def load_model(config: dict[str, object], weights: dict[str, Tensor]) -> GPT:
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Set one rate at the paper's four places: embedding, attention weights, attention's output, MLP's."""
+    """Set one rate in the paper's embedding, attention, residual and MLP (A.5).
+
+    Where in each is our choice: the embedding, attention's weights, and the outputs of attention and MLP.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate

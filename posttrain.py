@@ -1,8 +1,9 @@
 """Stage 2: post-train θ_pre on D_post until its held-out loss stops improving (Section 3, A.5) → θ_post.
 
 Two things here can make a capability last: replay (a little D_pre in the stream) and dropout. LoRA trains
-adapters instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im; the last one
-with --compute-matched and --go-on, which evaluate only at the end.
+adapters instead of all weights. θ_post is the checkpoint with the lowest held-out loss, L_im (a little
+optimistic, for it is chosen by the windows that measure it); the last one with --compute-matched and --go-on,
+which evaluate only at the end.
 
     python posttrain.py                                         takes up out/pretrain
     python posttrain.py --replay 0.01 --dropout 0.05 --out out/posttrain-both
@@ -55,23 +56,25 @@ def main():
         pre = corpus_of(lineage, "pre", run=args.init)
         post = corpus_of(lineage, "post", loss_on=args.loss_on, run=args.init)
 
-    # D_post's windows. Compute-matched takes what Stage 1 left of them.
+    # Stage 2 reads the D_post of Stage 1; compute-matched what that left of it, so that each window is read
+    # once.
     context = model.config.context
     post_tokens = lineage[0]["args"]["post_tokens"]
-    post_windows = post.windows(context, args.batch, args.seed, run.number, limit=post_tokens)
+    post_windows = post.windows(context, at_least=args.batch, seed=args.seed, stage=run.number,
+                                limit=post_tokens)
     if args.compute_matched:
         post_windows = post_windows.left_after(lineage[0])
         n_post = len(post_windows)
     else:
         n_post = whole_sequences(args.max_tokens, context)
 
-    # The replay: between them those of D_pre.
+    # The replay comes on top: D_pre's windows go between D_post's, of which there are as many as without it.
     n_pre = count_for_share(args.replay, n_post)
     pre_windows = pre.windows(context, at_least=min(args.batch, n_pre), seed=args.seed, stage=run.number)
     stream = Interleaved(major=post_windows, minor=pre_windows, n_major=n_post, n_minor=n_pre,
                          batch_size=args.batch)
 
-    # Adapters are drawn from the seed.
+    # Adapters begin as the seed says.
     torch.manual_seed(args.seed)
     set_dropout(model, args.dropout)
     if args.lora:
@@ -85,7 +88,7 @@ def main():
         for inputs, targets in step:                    # this rank's micro-batches of the stream
             loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
             loss.backward()
-        run.update()                                    # clip to norm 1, cosine rate, AdamW; one step on
+        run.update()                                    # clip to norm 1, AdamW at the scheduled rate
         if stops_early and (run.every(args.eval_every) or run.at_end()):
             losses = run.evaluate(L_im=post)
             run.log(losses)
@@ -93,12 +96,11 @@ def main():
                 break
 
     # Hand on the best weights, with the adapters merged in.
-    if stops_early:
-        run.restore_best()
+    kept = {"best_step": run.restore_best()} if stops_early else {}
     if args.lora:
         run.model = merged(run.model)
 
-    run.finish(run.evaluate(L_im=post, L_pre=pre))
+    run.finish(run.evaluate(L_im=post, L_pre=pre), **kept)
 
 
 def parse(argv=None):
@@ -113,7 +115,7 @@ def parse(argv=None):
     # Other ways to post-train.
     parser.add_argument("--lora", action="store_true",
                         help="train adapters on attention output, MLP and head, not all weights")
-    parser.flag("lora-rank", positive, "their rank r; α is 2r", metavar="R")
+    parser.flag("lora-rank", positive, "rank r of the adapters, whose scale α/r is 2", metavar="R")
     parser.add_argument("--compute-matched", action="store_true",
                         help="one pass over just what Stage 1 left of D_post, whatever --max-tokens and "
                              "--patience say")

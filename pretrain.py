@@ -6,7 +6,7 @@ evenly spaced places. λ = 0 is the unmixed baseline.
 
     python pretrain.py --mix 0.05              the embedded corpora and a small model: two minutes on a CPU
     python pretrain.py --lam 1 --seed 1 --out out/lam1-seed1
-    python pretrain.py --preset 135m --weights SmolLM2-135M --tokens 0    just measures them
+    python pretrain.py --preset 135m --weights SmolLM2-135M --tokens 0    measures them, trains nothing
     torchrun --standalone --nproc_per_node=8 pretrain.py --preset 135m --lam 1
 """
 
@@ -20,7 +20,7 @@ from data.tokens import fingerprint, load_tokenizer, open_corpus
 from model import GPT, PRESETS, SIZES, configure
 from run import ranks
 from run.files import refusing
-from run.flags import Parser, add_stage_flags, count, launch, positive, rate, share
+from run.flags import Parser, add_stage_flags, count, launch, nonnegative, positive, share
 from run.loop import Run
 from run.report import say
 
@@ -71,10 +71,12 @@ def main():
         pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens or args.post_tokens)
         post = open_corpus("post", post_source, tokenizer, limit=args.post_tokens, loss_on=args.loss_on)
 
-    # The mixing: D_pre's windows, and between them those of λ passes over D_post.
+    # The mixing: D_pre's windows, and between them those of λ passes over D_post. Of either there must be a
+    # batch, unless nothing is trained.
     context = config.context
-    pre_windows = pre.windows(context, args.batch, args.seed, run.number)
-    post_windows = post.windows(context, args.batch, args.seed, run.number, limit=args.post_tokens)
+    at_least = args.batch if args.tokens else 1
+    pre_windows = pre.windows(context, at_least, args.seed, run.number)
+    post_windows = post.windows(context, at_least, args.seed, run.number, limit=args.post_tokens)
     n_pre = whole_sequences(args.tokens, context) if args.tokens else 0
     n_post = round(args.lam * len(post_windows)) if args.mix is None else count_for_share(args.mix, n_pre)
     stream = Interleaved(major=pre_windows, minor=post_windows, n_major=n_pre, n_minor=n_post,
@@ -88,7 +90,7 @@ def main():
         for inputs, targets in step:                    # this rank's micro-batches of the stream
             loss = step.mean(network(inputs, targets))  # its share of the step's mean, nats a token
             loss.backward()
-        run.update()                                    # clip to norm 1, cosine rate, AdamW; one step on
+        run.update()                                    # clip to norm 1, AdamW at the scheduled rate
         if run.every(args.eval_every):
             run.log(run.evaluate(L_pre=pre, L_post=post))
 
@@ -111,7 +113,7 @@ def parse(argv=None):
 
     # λ and α are two ways to say the same.
     mixing = parser.add_mutually_exclusive_group()
-    mixing.add_argument("--lam", type=rate, metavar="L", default=0.0,
+    mixing.add_argument("--lam", type=nonnegative, metavar="L", default=0.0,
                         help="λ: passes over D_post to mix in (the paper: 0 to 1) [0]")
     mixing.add_argument("--mix", type=share, metavar="A",
                         help="α: the same as a share of Stage-1 tokens, 0 ≤ A < 1")
@@ -121,9 +123,9 @@ def parse(argv=None):
                 default=0)
 
     # The model's sizes have their defaults in model.py.
-    for name in SIZES:
+    for name, meaning in SIZES.items():
         sizes = ", ".join(f"{preset} {PRESETS[preset][name]}" for preset in PRESETS)
-        parser.flag(name.replace("_", "-"), positive, f"of the model [{sizes}]")
+        parser.flag(name.replace("_", "-"), positive, f"{meaning} [{sizes}]")
     add_stage_flags(parser, out="out/pretrain")
     args = parser.parse_args(argv)
 
@@ -133,9 +135,9 @@ def parse(argv=None):
 
     # Weights bring their tokenizer and their sizes, but for the context.
     if args.weights:
-        for name in {"tokenizer", *SIZES} - {"context"}:
-            if getattr(args, name):
-                parser.error(f"--weights brings its own {name}, leave the flag away")
+        for name in ("tokenizer", *SIZES):
+            if getattr(args, name) and name != "context":
+                parser.error(f"--weights brings its own, leave --{name.replace('_', '-')} away")
         args.tokenizer = args.weights
     elif args.tokens == 0:
         parser.error("--tokens 0 trains nothing, give --weights with it")

@@ -38,7 +38,7 @@ class HubSet(NamedTuple):
     split: str = "train"
 
 
-HUB = {  # the paper names no data sets: these, at these revisions, are our choice
+HUB = {  # the paper names no data sets: these, at these revisions (none: the latest), are our choice
     "c4": HubSet("allenai/c4", configs=("en",), revision="1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
                  held_out_split="validation"),
     "musicpile": HubSet("m-a-p/MusicPile", revision="5930bd7199ddead76ab540901e2187ea4e5fc6a7"),

@@ -20,8 +20,8 @@ from run.losses import inputs_and_targets
 class Interleaved:
     """The sequences of one stage, a pure function of the step: nothing to save, nothing to restore.
 
-    All sequences of the major corpus, and between them, evenly spaced, those of the minor one. The order of
-    either does not depend on how much there is of the other.
+    All sequences of the major corpus, and between them, evenly spaced (the paper does not say where), those
+    of the minor one. The order of either does not depend on how much there is of the other.
     """
     major: "Windows"
     minor: "Windows"
@@ -49,7 +49,7 @@ class Interleaved:
         size = self.batch_size // world
         first = step * self.batch_size + rank * size
 
-        # -1 is a token 0 that does not count (`inputs_and_targets`): padding, but where there is a sequence.
+        # What pads a short last step stays -1: as an input token 0, as a target one that does not count.
         sequences = torch.full((size, self.context + 1), -1)
         for row, slot in enumerate(range(first, min(first + size, self.length))):
             sequences[row] = self.sequence(slot)

@@ -75,9 +75,10 @@ class Corpus:
                 limit: int | None = None) -> Windows:
         """Cut the training tokens, or `limit` tokens of them, into windows of `context` tokens.
 
-        Which ones depends on the corpus alone. Raises UserError if there are not `at_least` so many, a
-        batch of sequences, or nothing is held out.
+        Which ones depends on the corpus alone. Raises UserError if there are fewer than `at_least`, or
+        nothing is held out.
         """
+        # What cannot be measured is refused before it is trained on.
         self.held_out_sequences(context)
         total = (len(self.train) - 1) // context
         chosen = np.arange(total, dtype=np.uint32)

@@ -28,7 +28,7 @@ from run import folder, ranks
 from run.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, read_run
 from run.device import pick_device, pick_dtype
 from run.files import UserError, refusing, write_json
-from run.flags import Parser, add_folder_flags, launch, positive, rate, seed, share
+from run.flags import Parser, add_folder_flags, launch, nonnegative, positive, seed, share
 from run.losses import Loss, sequence_losses
 from run.report import say, table
 
@@ -167,7 +167,7 @@ def several(text: str) -> int:
 def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
     """Read the command line, and the run that it names; what does not go together ends the process."""
     parser = Parser(__doc__, DEFAULTS)
-    parser.flag("gamma", rate, "γ: standard deviation of the noise, in that of initial weights")
+    parser.flag("gamma", nonnegative, "γ: standard deviation of the noise, in that of initial weights")
     parser.flag("back", share, "first go this share of the way back to where the run's last stage began")
     parser.flag("draws", several, "of the noise, to average over")
     parser.flag("ft", str, f"D_ft, if the run has none: {HELP}", metavar="CORPUS")

@@ -43,7 +43,7 @@ def positive(text: str) -> int:
     return value
 
 
-def rate(text: str) -> float:
+def nonnegative(text: str) -> float:
     """Read a finite number, 0 or more."""
     try:
         value = float(text)
@@ -56,7 +56,7 @@ def rate(text: str) -> float:
 
 def share(text: str) -> float:
     """Read a share of a whole, 0 ≤ share < 1."""
-    value = rate(text)
+    value = nonnegative(text)
     if value >= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share, give 0 or more and less than 1")
     return value
@@ -139,14 +139,16 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag = parser.flag
     flag("batch", positive, "sequences a step, over all ranks and accumulation")
     flag("micro-batch", positive, "sequences a forward pass on one rank [those of up to 8192 tokens]")
-    flag("lr", rate, "peak learning rate")
-    flag("min-lr", rate, "learning rate at the last step; a lower peak stays flat")
+    flag("lr", nonnegative, "peak learning rate")
+    flag("min-lr", nonnegative, "learning rate at the last step; a lower peak stays flat")
     flag("warmup", count, "steps of linear warm-up")
     flag("decay", share, "fall linearly over the last share D of the steps, not before [a cosine instead]")
-    flag("weight-decay", rate, "AdamW's, on matrices only")
+    flag("weight-decay", nonnegative, "AdamW's, on matrices only")
     parser.add_argument("--loss-on", choices=("all", "completion"), default="all",
                         help="tokens of D_post (in Stage 3 of D_ft) whose loss counts, in training and held "
                              "out: all, as in the paper, or only those of completions [all]")
+
+    # The stages that have these flags add them themselves, a run asks all stages for them.
     parser.set_defaults(leave=0, go_on=False)
 
     # What is drawn at random, and how often a run looks at itself.

@@ -2,7 +2,7 @@
 
     ckpt.pt     a finished stage's weights, configuration and lineage
     run.json    a finished stage's arguments, lineage, tokens, losses, versions and times
-    log.jsonl   a line every few steps and at every evaluation
+    log.jsonl   a line every few steps and at every evaluation but the last, which is in run.json
     last.pt     an unfinished stage's state, from which --resume continues
     left.pt     the optimizer of a stage run with --leave, from which posttrain.py --go-on continues
     tracked.id  what wandb or trackio knows the run by, so that --resume goes on there, too

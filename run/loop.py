@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, NoReturn
@@ -33,7 +33,7 @@ LOG_EVERY = 10                           # steps between lines of log.jsonl
 class Run:
     """One stage's run: its folder, its model, stream and optimizer, and what they have done so far."""
 
-    def __init__(self, stage: str, args: Namespace, then: str, lineage: list[dict] = ()):
+    def __init__(self, stage: str, args: Namespace, then: str, lineage: Sequence[dict] = ()):
         """Check what can be checked before anything is read; nothing is written. Meet the other ranks.
 
         `lineage` is that of --init, `then` the command that comes next, on this run. Raises UserError if the
@@ -180,14 +180,15 @@ class Run:
         if self.best is None or loss.mean < self.best["loss"]:
             state = self.model.state_dict()
             weights = {name: weight.detach().to("cpu", copy=True) for name, weight in state.items()}
-            self.best = {"loss": loss.mean, "since": 0, "model": weights}
+            self.best = {"loss": loss.mean, "since": 0, "step": self.step, "model": weights}
         else:
             self.best["since"] += 1
         return self.best["since"]
 
-    def restore_best(self) -> None:
-        """Go back to the weights of the lowest held-out loss."""
+    def restore_best(self) -> int | None:
+        """Go back to the best weights, and tell their step: None if an older last.pt had them."""
         self.model.load_state_dict(self.best["model"])
+        return self.best.get("step")
 
     def earlier(self, name: str) -> dict[str, Loss]:
         """Look up a held-out loss of an earlier stage, the last that measured it; empty if none did."""
@@ -195,7 +196,7 @@ class Run:
         return {name: Loss(**measured[-1])} if measured else {}
 
     def finish(self, losses: dict[str, Loss], corpora: list = [], **facts: object) -> None:
-        """Write ckpt.pt and run.json, drop last.pt and say what came out; no rank is ahead of that.
+        """Write ckpt.pt and run.json, drop last.pt and say what came out; no rank returns before that.
 
         `corpora` are those that enter with this stage, `facts` what else later stages or readers need to
         know.

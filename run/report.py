@@ -72,12 +72,20 @@ def print_summary(entry: dict, seconds: float, losses: dict[str, Loss], facts: d
     tokens = sum(entry["tokens"].values())
     print(f"\n{entry['stage']} finished: {entry['steps']:,} steps, {tokens:,} tokens in "
           f"{timedelta(seconds=round(seconds))} ({per_second(tokens, seconds):,.0f} tokens/s)")
+    if was_better_before(entry):
+        print(f"  kept   the weights of step {entry['best_step']:,}, the best")
     for name, value in facts.items():
         if isinstance(value, float):
             print(f"  {name:<6} {value:.4g}")
     for name, loss in losses.items():
         print(f"  {name:<6} {loss}   on D_{loss.corpus}")
     print(f"  saved  {out / 'ckpt.pt'}\nnext: {then}", flush=True)
+
+
+def was_better_before(entry: dict) -> bool:
+    """Tell whether a stage kept the weights of an earlier step than its last, by its entry in a lineage."""
+    best = entry.get("best_step")
+    return best is not None and best < entry["steps"]
 
 
 class Report:

@@ -456,9 +456,10 @@ def test_a_folder_becomes_a_stage_of_no_tokens_that_the_others_take_up(stage, mo
     assert f"L_pre {report('pretrain')['losses']['L_pre']['mean']:.3f}" in card and "`pre.jsonl`" in card
 
     corpora = "--pre pre.jsonl --post post.jsonl --post-tokens 4k --context 32 --batch 8 "
+    measured = "--weights out/hf --tokens 0 --out out/weights --batch 8k"           # of no batch is anything asked
     opened = Mock(wraps=tokens.open_corpus)
     monkeypatch.setattr("pretrain.open_corpus", opened)
-    run = stage("pretrain", "--weights out/hf --tokens 0 --out out/weights", corpora)
+    run = stage("pretrain", measured, corpora)
     assert (run.status, run.err) == (0, "")
     assert [call.kwargs["limit"] for call in opened.call_args_list] == [4000, 4000]      # of D_pre for replay
     assert_same(weights("weights"), weights("pretrain"))
@@ -466,7 +467,7 @@ def test_a_folder_becomes_a_stage_of_no_tokens_that_the_others_take_up(stage, mo
     assert entry["tokens"] == {"pre": 0, "post": 0}
     for name, loss in before["losses"].items():
         assert entry["losses"][name] == pytest.approx(loss)
-    assert "nothing to do" in stage("pretrain", "--weights out/hf --tokens 0 --out out/weights", corpora).out
+    assert "nothing to do" in stage("pretrain", measured, corpora).out
     assert stage("posttrain", "--init out/weights --replay 0.2").status == 0
     assert stage("finetune").status == 0
 
@@ -484,7 +485,7 @@ def test_a_folder_becomes_a_stage_of_no_tokens_that_the_others_take_up(stage, mo
 
     # The weights are in the run, which is finished whether the folder is there or not.
     Path("out/hf").rename("out/moved")
-    assert "nothing to do" in stage("pretrain", "--weights out/hf --tokens 0 --out out/weights", corpora).out
+    assert "nothing to do" in stage("pretrain", measured, corpora).out
 
 
 def test_somebody_elses_fine_tuning_is_measured_as_ours(stage):
@@ -543,8 +544,8 @@ def test_flags_that_do_not_go_together_are_refused(stage):
     assert "--weights with it" in stage("pretrain", "--tokens 0").err
     for mixing in ("--lam 1", "--mix 0.5"):
         assert "leave --lam and --mix away" in stage("pretrain", f"--weights pre.jsonl {mixing} --tokens 0", "").err
-    assert "brings its own layers" in stage("pretrain", "--weights x --layers 2", "").err
-    assert "brings its own tokenizer" in stage("pretrain", "--weights x --tokenizer gpt2", "").err
+    assert "leave --kv-heads away" in stage("pretrain", "--weights x --kv-heads 1", "").err
+    assert "leave --tokenizer away" in stage("pretrain", "--weights x --tokenizer gpt2", "").err
     assert "no pre.jsonl/config.json, name the folder" in stage("pretrain", "--weights pre.jsonl --tokens 0", "").err
     stage("pretrain")
     assert "python -m hf out/pretrain DIR" in stage("pretrain", "--weights out/pretrain --tokens 0 --out out/x", "").err

@@ -201,9 +201,15 @@ def test_early_stopping_keeps_the_best_weights(stage):
     assert report("posttrain")["tokens"]["post"] == len(losses) * 5 * 8 * 32    # all trained on, 5 steps each
     assert report("posttrain")["losses"]["L_im"]["mean"] == pytest.approx(min(losses))
 
+    # Which step they are of is said wherever the steps are.
+    kept, steps = 5 * (best + 1), 5 * len(losses)
+    assert report("posttrain")["lineage"][-1]["best_step"] == kept and f"kept   the weights of step {kept}, the best" in run.out
+    assert f"posttrain  {kept} kept of {steps}  " in stage("evaluate", "out/posttrain", "").out
+
     # The last step is evaluated, however few there are.
     assert stage("posttrain", "--max-tokens 1k --eval-every 50 --out out/short").status == 0
     assert [line["step"] for line in log_of("short") if "L_im" in line] == [4]
+    assert report("short")["lineage"][-1]["best_step"] == 4
 
 
 def test_compute_matched_reads_exactly_what_stage_1_left(stage, monkeypatch):

@@ -30,7 +30,7 @@ from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require
 from model import PRESETS, SIZES
 from run.checkpoint import read_run
 from run.files import UserError, make_folder
-from run.flags import Parser, positive, rate, share
+from run.flags import Parser, nonnegative, positive, share
 from run.folder import same_lineage
 from run.report import say, table
 
@@ -91,7 +91,7 @@ def parse(argv: list[str]) -> Namespace:
 
     # Of what, and which Stage 3 it is that is feared.
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of Stage 2")
-    parser.flag("lr", rate, "of the Stage 3 that is feared [finetune.py's for the preset]")
+    parser.flag("lr", nonnegative, "of the Stage 3 that is feared [finetune.py's for the preset]")
     parser.flag("tokens", positive, "of the Stage 3 that is feared [likewise]")
 
     # The probe, and what makes a number of it.
@@ -219,8 +219,8 @@ def stage_3(args: Namespace) -> list[tuple[str, str]]:
 def calibrated(tables: dict[Path, list[Point]], probed: list[Probed]) -> Law | None:
     """Fit the law to tables' tasks that have such probes, or to those in results/ of the runs' preset.
 
-    None where results/ has none of a Stage 3 as long, at a rate as high and as low. Raises UserError if tables
-    have none, or are of another preset.
+    None where results/ has none of a Stage 3 as long, at a rate as high and as low. Raises UserError if
+    tables have none, or are of another preset.
     """
     presets = {preset_of(one.probes[0]) for one in probed}
     for path, points in tables.items():
