@@ -49,7 +49,7 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=self.initial_std)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Give logits (batch, time, vocab_size); with targets (batch, time), their losses in nats, 0 at a -1."""
+        """Give logits (batch, time, vocab_size); with targets (batch, time) losses in nats, 0 at a -1."""
         x = self.dropout(self.embed_tokens(tokens))
         for block in self.layers:
             x = block(x, self.rotary)

@@ -5,9 +5,9 @@ import pytest
 
 from theory.dynamics import Setting, three_stages
 from theory.forecast import (ALPHA, PROBE, REPLAY, SHORT_PROBE, T_FT, T_POST, T_PRE, Trained, aligned,
-                             best_alpha, compute, draw, draw_tasks, exposure_helps, from_random,
-                             noise_of_factors, noise_of_unit, retained, spearman, substitutable, tell,
-                             rank_quartiles)
+                             against_alpha, best_alpha, compute, draw, draw_tasks, from_random,
+                             lower_with_exposure, noise_of_factors, noise_of_unit, quartiles, rank_quartiles,
+                             ranks_at_equal_stage_2, spearman, substitutable, tell)
 from theory.pair import Unit
 
 MODELS = (aligned, from_random, substitutable)
@@ -35,7 +35,7 @@ def test_rank_correlation_by_hand():
 
 
 def test_tasks_share_what_section_5_says(rng):
-    pre, post, ft = draw_tasks(rng, 50, 9, scatter=0.2)
+    pre, post, ft, _ = draw_tasks(rng, 50, 9, scatter=0.2)
     assert (post.v == 1).all() and (pre.v[..., 6:] == 0).all()
     for x, task in ft.items():
         assert (pre.c[..., :3] == post.c[..., :3]).all() and (pre.c[..., :3] == task.c[..., :3]).all()
@@ -47,7 +47,7 @@ def test_tasks_share_what_section_5_says(rng):
 def test_recipes_stand_where_the_axes_say(rng):
     """Three directions are a setting of Section 5, which has a trainer of its own."""
     trained = aligned(rng, count=2, n=3)
-    pre, post, ft = draw_tasks(np.random.default_rng(0), 2, 3, scatter=0.2)
+    pre, post, ft, _ = draw_tasks(np.random.default_rng(0), 2, 3, scatter=0.2)
     for task, a, r, t in ((0, 0, 0, 1), (1, 2, 1, 0), (1, 5, 2, 1)):
         invariant, s_pre, _ = pre.c[task].flat
         _, s_post, beta = post.c[task].flat
@@ -112,8 +112,8 @@ def test_what_exposure_does_by_hand():
     """Two tasks: in one L_ret falls with α, in the other it is lowest at α = 0.05 and α = 0 is not bad."""
     L_ret = np.array([[6, 5, 4, 3, 2, 1.0], [3, 4, 2, 4, 4, 4]])[..., None, None]
     trained = Trained({}, np.ones((2, *RECIPES)), {0: L_ret - 1 + np.zeros(RECIPES)})
-    assert retained(trained, 0) == pytest.approx(L_ret[..., 0, 0])
-    assert exposure_helps(trained, 0) == 0.5
+    assert against_alpha(trained.L_ret(0)) == pytest.approx(L_ret[..., 0, 0])
+    assert lower_with_exposure(trained.L_ret(0)) == 0.5
     assert best_alpha(trained, 0).tolist() == [0.4, 0.05]
 
 
@@ -121,6 +121,10 @@ def test_what_exposure_does_by_hand():
 
 def median(trained, name, x=0, **among):
     return rank_quartiles(trained, name, x, **among)[1]
+
+
+def helps(trained, x):
+    return lower_with_exposure(trained.L_ret(x))
 
 
 def test_at_d_pre_the_probe_ranks_and_the_rest_does_not(seen):
@@ -148,14 +152,37 @@ def test_towards_d_post_the_probe_fades_and_with_substitutes_it_turns(seen):
     for name in ("aligned", "random start"):
         assert median(seen[name], PROBE, x=0.25) > 0.9
         assert median(seen[name], PROBE, x=1) < 0.7
-        assert all(exposure_helps(seen[name], x) == 1 for x in (0, 0.25, 1))
+        assert all(helps(seen[name], x) == 1 for x in (0, 0.25, 1))
+        assert lower_with_exposure(seen[name].forgetting[1]) < 0.7               # not by what is forgotten
 
     # At a quarter of the way it has turned, though some exposure is still better than none.
     pairs = seen["substitutable"]
     assert median(pairs, PROBE, x=0.15) > 0 > median(pairs, PROBE, x=0.25) > -0.7
-    assert exposure_helps(pairs, 0.2) > 0.85 and exposure_helps(pairs, 0.25) > 0.6
+    assert helps(pairs, 0.2) > 0.85 and helps(pairs, 0.25) > 0.6
     assert 0 < np.median(best_alpha(pairs, 0.25)) < 0.1
-    assert median(pairs, PROBE, x=0.5) < -0.9 and exposure_helps(pairs, 0.5) < 0.1
+    assert median(pairs, PROBE, x=0.5) < -0.9 and helps(pairs, 0.5) < 0.1
+
+
+def test_where_D_ft_mixes_the_corpora_the_probe_does_not_turn(seen):
+    pairs = seen["substitutable"]
+    at = {w: quartiles(spearman(pairs.known[PROBE], forgetting))[1] for w, forgetting in pairs.on_mixtures.items()}
+    assert at[0.25] > 0.9 and at[0.5] > 0.9 and at[0.75] > 0.5
+
+
+def test_without_substitutes_what_is_forgotten_depends_on_replay_not_on_exposure(seen):
+    for name in ("aligned", "random start"):
+        over_alpha, over_replay = (np.ptp(seen[name].forgetting[0], axis).mean() for axis in (1, 2))
+        assert over_alpha < over_replay / 20
+    assert np.ptp(seen["substitutable"].forgetting[0], 1).mean() > 1
+    assert all(ranks_at_equal_stage_2(trained, PROBE)[1] > 0.95 for trained in seen.values())
+
+
+def test_a_rank_at_equal_stage_2_by_hand():
+    """Over α the scalar has the order of Δ in one Stage 2 and the reverse in all others; over all it depends on ρ."""
+    order = np.arange(6.0)[None, :, None, None] + 100 * np.arange(3)[:, None] + np.zeros(RECIPES)
+    known = np.where(np.arange(6).reshape(3, 2) == 0, order, 200 - order)
+    trained = Trained({"it": known}, 0 * order, {0: order})
+    assert ranks_at_equal_stage_2(trained, "it") == pytest.approx([-4 / 6] * 3)
 
 
 def test_the_figure_and_its_numbers_are_of_one_computation(seen, capsys):
@@ -164,11 +191,11 @@ def test_the_figure_and_its_numbers_are_of_one_computation(seen, capsys):
         assert line.get_ydata() == pytest.approx([median(trained, PROBE, x) for x in line.get_xdata()])
     trained = seen["substitutable"]
     dotted, = shares.lines
-    assert dotted.get_ydata() == pytest.approx([exposure_helps(trained, x) for x in dotted.get_xdata()])
+    assert dotted.get_ydata() == pytest.approx([helps(trained, x) for x in dotted.get_xdata()])
     assert points.lines[0].get_ydata() == pytest.approx((trained.L_im + trained.forgetting[0])[0].ravel())
     tell(seen)
     printed = capsys.readouterr().out
     assert "36 recipes" in printed and "60 tasks" in printed
     quarter = [line for line in printed.splitlines() if line.startswith("x = 0.25")]
     assert len(quarter) == 1 and f"{median(trained, PROBE, 0.25):.1f} (" in quarter[0]
-    assert f"{exposure_helps(trained, 0.25):.0%}" in printed
+    assert f"{helps(trained, 0.25):.0%}" in printed

@@ -177,6 +177,12 @@ def test_where_d_ft_mixes_the_corpora_exposure_never_hurts():
     assert alone[0] == pytest.approx(train_pair(Pair(alpha=0.0)).L_ret)
     assert (np.diff(alone) < 0).all() and (mixed <= alone + 1e-9).all() and alone[1] < 0.2 * alone[0]
 
+    # Where Stage 2 has not fitted D_post, it is L_ret that is lower, and not always Δ.
+    pair = Pair(alpha=np.array([[0], [0.02]]), copy=0.95)
+    L_ret = loss_on_post(on_a_mixture(pair, np.array([0, 0.5])), pair)
+    saved, less_forgotten = -np.diff(L_ret, axis=0)[0], -np.diff(L_ret - train_pair(pair).L_im, axis=0)[0]
+    assert (saved > 0).all() and less_forgotten[0] > 0.1 and less_forgotten[1] < -0.005
+
 
 # ---- retention
 

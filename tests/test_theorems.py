@@ -156,7 +156,7 @@ def test_isolation_in_stage_3_ends_by_rounding_alone():
 def test_any_setting_that_the_command_takes_is_judged(change):
     s = replace(STANDARD, **change)
     for check in [*theorems(s, 0.05), *theorems(s, 0.05, ideal=True), *lemmas(s, 0.05)]:
-        assert check.holds in (True, False)
+        assert not np.isnan(check.right)
     assert len(errata(s, 0.05)) == (10 if s.depth == 2 else 6)
 
 

@@ -108,6 +108,13 @@ def test_flow_against_an_integrator(depth):
     assert start_of(reached[:3], lambda start: moving, 1.3, depth) == pytest.approx(start[:3], rel=1e-7)
 
 
+def test_flow_to_a_target_of_nothing():
+    """σ̇ = −4vσ² from 0.5 ends at 0.5 / (1 + 4·v·0.5·t); descent by small steps comes there too."""
+    task = Task(v=np.array([1, 0.25]), c=np.zeros(2))
+    assert flow(0.5, task, 1.5) == pytest.approx([0.5 / 4, 0.5 / 1.75])
+    assert descend(0.5, task, 1.5, 0.0005) == pytest.approx([0.5 / 4, 0.5 / 1.75], rel=2e-3)
+
+
 def test_flow_does_not_go_where_it_does_not_lead():
     towards_1 = Task(v=1, c=1)
     assert elapsed([0.5, 0.5, 2], [0.4, 1, 1], towards_1).tolist() == [np.inf] * 3

@@ -1,1 +1,4 @@
-"""The linear network of Section 5 and Appendix C through the three stages; README.md here has the science."""
+"""Linear networks through three stages: the paper's, one that does what it claims, and the companions'.
+
+README.md here has the science.
+"""

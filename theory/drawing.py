@@ -10,6 +10,8 @@ BLUE = "#2a6fbb"
 RED = "#c44e00"
 ORANGE = "#e87b14"
 GUIDE = dict(color="grey", lw=0.8)
+STAR = dict(marker="*", mec="black", mew=0.5, ms=13)
+TRIANGLE = dict(marker="^", mec="black", mew=0.5, ms=7, ls="none")
 
 
 def panels(rows: int, columns: int, height: float) -> tuple[Figure, ndarray]:

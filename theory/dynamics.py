@@ -201,20 +201,22 @@ def elapsed(start, end, task: Task, depth: int = 2) -> ndarray:
 def flow(sigma, task: Task, time, depth: int = 2) -> ndarray:
     """Train by gradient flow for `time`: σ (…, 3).
 
-    Two factors: logistic, σ(t) = sσ₀ / (σ₀ + (s − σ₀)·e^(−4ct)) (Saxe et al. 2014; 4 is this loss's).
-    More: the inverse of `elapsed`, by bisection.
+    Two factors: logistic, σ(t) = σ₀ / (e^(−x) + (1 − e^(−x))·σ₀/s) with x = 4ct (Saxe et al. 2014; 4 is
+    this loss's). More: the inverse of `elapsed`, by bisection, for targets above 0.
     """
-    # Without inputs a direction has no target of its own: σ stays.
     sigma, v, c, time = np.broadcast_arrays(np.asarray(sigma, float), task.v, task.c, per_block(time))
     task = Task(v, c)
-    s = np.where(v > 0, targets(task), sigma)
 
-    # Two factors need no search.
+    # Two factors need no search. As 1/s = v/c, the last term is 4vtσ₀·(1 − e^(−x))/x, which a target of 0
+    # has, too; without inputs it is 0, and σ stays.
     if depth == 2:
-        denominator = sigma + (s - sigma) * np.exp(-4 * c * time)
-        return s * sigma / np.where(sigma > 0, denominator, 1)
+        x = 4 * c * time
+        share = np.divide(-np.expm1(-x), x, out=np.ones(x.shape), where=x > 0)
+        return sigma / np.where(sigma > 0, np.exp(-x) + 4 * v * time * share * sigma, 1)
 
-    # Search ln σ rather than σ, as it starts at e^(−LT); 60 halvings are as fine as a double.
+    # Search ln σ rather than σ, as it starts at e^(−LT); 60 halvings are as fine as a double. Without inputs
+    # a direction has no target of its own: σ stays.
+    s = np.where(v > 0, targets(task), sigma)
     with np.errstate(divide="ignore"):
         near, far = np.log(sigma), np.log(s)
     for _ in range(60):
@@ -262,9 +264,9 @@ def aligned_factors(U: ndarray, V: ndarray, w: ndarray, depth: int, rng) -> ndar
     return np.stack([left * w @ right.T for left, right in zip(bases, bases[1:])])
 
 
-def random_factors(n: int, T: float, depth: int, rng) -> ndarray:
-    """Draw L factors with independent entries N(0, e^(−2T)/n), neither aligned nor balanced: (L, n, n)."""
-    return np.exp(-T) * rng.standard_normal((depth, n, n)) / np.sqrt(n)
+def random_factors(n: int, T: float, depth: int, rng, shape: tuple[int, ...] = ()) -> ndarray:
+    """Draw L factors of independent N(0, e^(−2T)/n), neither aligned nor balanced: (L, *shape, n, n)."""
+    return np.exp(-T) * rng.standard_normal((depth, *shape, n, n)) / np.sqrt(n)
 
 
 def in_bases(factors: ndarray, U: ndarray, V: ndarray) -> ndarray:
@@ -277,9 +279,10 @@ def in_bases(factors: ndarray, U: ndarray, V: ndarray) -> ndarray:
 
 def matrix_loss(theta: ndarray, task: Task, counts: ndarray) -> ndarray:
     """Compute E‖θx − Ax‖² = Σ_j v_j‖θ_j − s_j e_j‖², θ_j the columns of UᵀθV: (…) from (…, n, n)."""
-    v = np.repeat(task.v, counts)
-    s = np.repeat(np.nan_to_num(targets(task)), counts)
-    return (v * ((theta - np.diag(s)) ** 2).sum(-2)).sum(-1)
+    v = np.repeat(task.v, counts, axis=-1)
+    s = np.repeat(np.nan_to_num(targets(task)), counts, axis=-1)
+    away = theta - s[..., None] * np.eye(theta.shape[-1])
+    return (v * (away ** 2).sum(-2)).sum(-1)
 
 
 def descend_matrices(factors: ndarray, moments: Moments, time: float, eta: float,

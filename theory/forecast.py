@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 from numpy import ndarray
 
 from .drawing import BLUE, GUIDE, MIXED, ORANGE, panels
-from .dynamics import Moments, Task, descend_matrices, flow, loss, mix, targets
-from .pair import Pair, Unit, corpora, descend_unit, loss_on_post, train_pair
+from .dynamics import Moments, Task, descend_matrices, flow, loss, matrix_loss, mix, random_factors
+from .pair import Pair, Unit, blend, corpora, descend_unit, loss_on_post, train_pair
 
 ALPHA = np.array([0, 0.02, 0.05, 0.1, 0.2, 0.4])[:, None, None]
 REPLAY = np.array([0, 0.05, 0.2])[:, None]                  # ρ
@@ -28,6 +28,7 @@ T_PRE, T_FT = 8.0, 0.5                   # times of Stages 1 and 3
 ETA = 0.02                               # learning rate from random weights
 SHORT = 0.1                              # of Stage 3's time, for the short probe
 PLACES = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1)                  # x
+SHARES = (0.25, 0.5, 0.75)               # w, of D_post in a Stage 3 on a mixture of D_pre and D_post
 TASKS = 60
 SHORT_PROBE = f"short probe: D_pre for {SHORT:g} of Stage 3"
 PROBE = "the probe: D_pre for all of Stage 3"
@@ -38,6 +39,7 @@ class Placed(NamedTuple):
     pre: Task
     post: Task
     ft: dict[float, Task]                # by x
+    mixtures: dict[float, Task] = {}     # by w, in pairs
 
 
 class Trained(NamedTuple):
@@ -45,6 +47,11 @@ class Trained(NamedTuple):
     known: dict[str, ndarray]            # by name, what θ_post alone says
     L_im: ndarray
     forgetting: dict[float, ndarray]     # Δ by x
+    on_mixtures: dict[float, ndarray] = {}         # Δ by w
+
+    def L_ret(self, x: float) -> ndarray:
+        """Compute the loss on D_post after a Stage 3 on D_ft at x."""
+        return self.L_im + self.forgetting[x]
 
 
 def read_off(theta_post, corpora: Placed, train: Callable, on_post: Callable, L_pre, noise) -> Trained:
@@ -65,7 +72,12 @@ def read_off(theta_post, corpora: Placed, train: Callable, on_post: Callable, L_
         SHORT_PROBE: rise(corpora.pre, SHORT * T_FT),
         PROBE: rise(corpora.pre, T_FT),
     }
-    return Trained(known, L_im, forgetting={x: rise(task, T_FT) for x, task in corpora.ft.items()})
+    return Trained(
+        known,
+        L_im,
+        forgetting={x: rise(task, T_FT) for x, task in corpora.ft.items()},
+        on_mixtures={w: rise(task, T_FT) for w, task in corpora.mixtures.items()},
+    )
 
 
 # ---- noise in the weights: half the trace of the Hessian of D_post's loss, computed and not sampled
@@ -124,7 +136,7 @@ def from_random(rng, count: int = TASKS, scatter: float = 0.2, n: int = 9, T: fl
     """Train the same network from random weights, on tasks of 9 directions, by descent on full matrices."""
     # The rotation of a random start is random, so that tasks may be diagonal.
     corpora = draw_tasks(rng, count, n, scatter)
-    W = np.exp(-T) * rng.standard_normal((2, count, 1, 1, 1, n, n)) / np.sqrt(n)
+    W = random_factors(n, T, 2, rng, (count, 1, 1, 1))
 
     def train(W, task, time):
         moments = Moments(covariance=task.v[..., None] * np.eye(n), cross=task.c[..., None] * np.eye(n))
@@ -137,16 +149,12 @@ def from_random(rng, count: int = TASKS, scatter: float = 0.2, n: int = 9, T: fl
     longer = train(shorter, replayed, T_POST[1] - T_POST[0])
     W = np.concatenate([shorter, longer], axis=-3)
 
-    def on(task, W):
-        away = W[0] @ W[1] - np.nan_to_num(targets(task))[..., None] * np.eye(n)
-        return (task.v * (away ** 2).sum(-2)).sum(-1)
-
     return read_off(
         W,
         corpora,
         train=train,
-        on_post=lambda W: on(corpora.post, W),
-        L_pre=on(corpora.pre, W),
+        on_post=lambda W: matrix_loss(W[0] @ W[1], corpora.post, counts=1),
+        L_pre=matrix_loss(W[0] @ W[1], corpora.pre, counts=1),
         noise=noise_of_factors(corpora.post.v, (W[1] ** 2).sum(-2), (W[0] ** 2).sum((-1, -2))),
     )
 
@@ -171,9 +179,10 @@ def substitutable(rng, count: int = TASKS, scatter: float = 0.1, pairs: int = 6,
     away = rng.normal(0, scatter, shape)
     ft = {x: corpora(replace(pair, x=x + away)).ft for x in PLACES}
     of_pair = corpora(pair)
+    mixtures = {w: blend(of_pair.pre, of_pair.post, w) for w in SHARES}
     return read_off(
         unit,
-        Placed(of_pair.pre, of_pair.post, ft),
+        Placed(of_pair.pre, of_pair.post, ft, mixtures),
         train=descend_unit,
         on_post=lambda unit: loss_on_post(unit, pair).sum(-1),
         L_pre=((unit.a - pair.pre) ** 2).sum(-1),
@@ -207,53 +216,88 @@ def spearman(one: ndarray, other: ndarray) -> ndarray:
 
 def rank_quartiles(trained: Trained, name: str, x: float = 0, among=slice(None)) -> ndarray:
     """Compute quartiles over tasks of a scalar's rank correlation with Δ: (3,). `among` selects of REPLAY."""
-    correlation = spearman(trained.known[name][:, :, among], trained.forgetting[x][:, :, among])
-    return np.percentile(correlation, (25, 50, 75))
+    return quartiles(spearman(trained.known[name][:, :, among], trained.forgetting[x][:, :, among]))
 
 
-def retained(trained: Trained, x: float) -> ndarray:
-    """Compute L_ret against α, the mean over the other recipes: (tasks, α)."""
-    return (trained.L_im + trained.forgetting[x]).mean((2, 3))
+def ranks_at_equal_stage_2(trained: Trained, name: str) -> ndarray:
+    """Compute the same over α alone, the mean over ρ and times of Stage 2, for D_ft at x = 0: (3,)."""
+    both = np.stack([trained.known[name], trained.forgetting[0]])
+    known, forgetting = np.moveaxis(both, 2, -1).reshape(2, -1, ALPHA.size)
+    return quartiles(spearman(known, forgetting).reshape(both.shape[1], -1).mean(-1))
 
 
-def exposure_helps(trained: Trained, x: float) -> float:
-    """Compute in which share of the tasks the recipes with α > 0 have on average the lower L_ret."""
-    L_ret = retained(trained, x)
-    return (L_ret[:, 1:].mean(-1) < L_ret[:, 0]).mean()
+def quartiles(values: ndarray) -> ndarray:
+    """Compute first quartile, median and third: (3,)."""
+    return np.percentile(values, (25, 50, 75))
+
+
+def against_alpha(losses: ndarray) -> ndarray:
+    """Average losses over the other recipes: (tasks, α) from (tasks, α, ρ, times)."""
+    return losses.mean((2, 3))
+
+
+def lower_with_exposure(losses: ndarray) -> float:
+    """Compute in which share of the tasks the recipes with α > 0 have on average the lower loss."""
+    by_alpha = against_alpha(losses)
+    return (by_alpha[:, 1:].mean(-1) < by_alpha[:, 0]).mean()
 
 
 def best_alpha(trained: Trained, x: float) -> ndarray:
     """Find the α of the lowest L_ret: (tasks,)."""
-    return ALPHA.ravel()[retained(trained, x).argmin(-1)]
+    return ALPHA.ravel()[against_alpha(trained.L_ret(x)).argmin(-1)]
 
 
 def tell(seen: Seen) -> None:
-    """Print all rank correlations with Δ at x = 0, that of the probe at every x, and where exposure helps."""
-    def row(x, name, among=slice(None), words=""):
+    """Print what README.md says of the models."""
+    tell_ranks(seen)
+    tell_exposure(seen)
+
+
+def tell_ranks(seen: Seen) -> None:
+    """Print all rank correlations with Δ at x = 0, that of the probe at every x and, in pairs, at every w."""
+    def row(place, words, of_models):
         cells = []
-        for trained in seen.values():
-            low, median, high = np.round(rank_quartiles(trained, name, x, among), 1) + 0.0       # no −0
+        for of_model in of_models:
+            low, median, high = np.round(of_model, 1) + 0.0                                       # no −0
             cells.append(f"{median:4.1f} ({low:.1f} to {high:.1f})")
-        print(f"x = {x:<6g}{name + words:<49}" + "".join(f"{cell:<20}" for cell in cells).rstrip())
+        print(f"{place:<10}{words:<49}" + "".join(f"{cell:<20}" for cell in cells).rstrip())
 
     # One decimal is what so many tasks give.
     recipes = ALPHA.size * REPLAY.size * T_POST.size
     print(f"rank correlation with Δ over {recipes} recipes: median (quartiles) of {TASKS} tasks")
     print(" " * 59 + "".join(f" {model:<19}" for model in seen).rstrip())
+    models = seen.values()
     for name in seen["aligned"].known:
-        row(0, name)
+        row("x = 0", name, [rank_quartiles(trained, name) for trained in models])
+    row("x = 0", "the probe, at equal Stage 2",
+        [ranks_at_equal_stage_2(trained, PROBE) for trained in models])
     for index, replay in enumerate(REPLAY.flat):
-        row(0, SHORT_PROBE, among=index, words=f", ρ = {replay:g}")
+        row("x = 0", f"{SHORT_PROBE}, ρ = {replay:g}",
+            [rank_quartiles(trained, SHORT_PROBE, among=index) for trained in models])
     for x in PLACES[1:]:
-        row(x, PROBE)
+        row(f"x = {x:g}", PROBE, [rank_quartiles(trained, PROBE, x) for trained in models])
 
-    # What a recipe is chosen for.
-    print(f"\n{'x':<46}" + "".join(f"{x:6g}" for x in PLACES))
+    # A mixture asks nothing else of the shared feature than D_pre does.
+    print("substitutable, D_ft a mixture with a share w of D_post")
+    pairs = seen["substitutable"]
+    for w, forgetting in pairs.on_mixtures.items():
+        row(f"w = {w:g}", PROBE, [quartiles(spearman(pairs.known[PROBE], forgetting))])
+
+
+def tell_exposure(seen: Seen) -> None:
+    """Print by how much Δ depends on what, in which tasks exposure helps, and the best α."""
     for model, trained in seen.items():
-        helps = "".join(f"{exposure_helps(trained, x):6.0%}" for x in PLACES)
+        alpha, replay, time = (np.ptp(trained.forgetting[0], axis).mean() for axis in (1, 2, 3))
+        print(f"{model}, mean range of Δ at x = 0: {alpha:.3f} over α, {replay:.3f} over ρ, "
+              f"{time:.3f} over times of Stage 2")
+    print(f"\n{'x':<52}" + "".join(f"{x:6g}" for x in PLACES))
+    for model, trained in seen.items():
+        L_ret = "".join(f"{lower_with_exposure(trained.L_ret(x)):6.0%}" for x in PLACES)
+        forgetting = "".join(f"{lower_with_exposure(trained.forgetting[x]):6.0%}" for x in PLACES)
         best = "".join(f"{np.median(best_alpha(trained, x)):6.2g}" for x in PLACES)
-        print(f"{model + ', tasks in which exposure helps':<46}{helps}")
-        print(f"{model + ', median of the best α':<46}{best}")
+        print(f"{model + ', tasks in which exposure lowers L_ret':<52}{L_ret}")
+        print(f"{model + ', tasks in which it lowers Δ':<52}{forgetting}")
+        print(f"{model + ', median of the best α':<52}{best}")
 
 
 # ---- forecast.png
@@ -302,10 +346,10 @@ def draw_places(seen: Seen, axis: Axes) -> list[Line2D]:
     axis.set_title(PROBE, fontsize=10)
 
     # A share has an axis of its own, from 0 at the bottom to 1 at the top.
-    helps = [exposure_helps(seen["substitutable"], x) for x in PLACES]
+    helps = [lower_with_exposure(seen["substitutable"].L_ret(x)) for x in PLACES]
     shares = axis.twinx()
     dotted = shares.plot(PLACES, helps, color=COLOURS["substitutable"], ls="dotted",
-                         label="substitutable: share of tasks in which exposure helps")
+                         label="substitutable: share of tasks in which exposure lowers L_ret")
     shares.set(ylim=(-0.025, 1.025), ylabel="share of tasks (dotted)")
     return [*lines, *dotted]
 

@@ -1,5 +1,7 @@
 """What noise and fine-tuning cost after ever longer pretraining (Springer et al. 2025).
 
+Their Section 4 (arXiv:2503.19206) has the two layers; the closed forms here are ours.
+
 Two layers learn singular values s, largest first, of D_pre, and s_ft of D_ft, in d directions of variance 1.
 From e^(−T) pretraining learns one direction, or feature, after the other, feature i at T/(2s_i). Does a
 network that was pretrained for longer end worse once it is changed?
@@ -17,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, UNMIXED, in_a_row, panels
+from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, STAR, TRIANGLE, UNMIXED, in_a_row, panels
 from .dynamics import (Task, aligned_factors, anchor, descend, descend_matrices, elapsed, flow, in_bases,
                        loss, matrix_loss, matrix_moments, rotation)
 from .window import half_crossing, half_times, start_of
@@ -219,8 +221,6 @@ def after_fine_tuning() -> dict[tuple, FineTuning]:
 # ---- what is printed and drawn
 
 COLOURS = (BLUE, ORANGE, RED, MIXED)
-STAR = dict(marker="*", mec="black", mew=0.5, ms=13)
-TRIANGLE = dict(marker="^", mec="black", mew=0.5, ms=7, ls="none")
 
 
 def tell(found: Found) -> None:

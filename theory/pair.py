@@ -9,8 +9,8 @@ the weight of x₁, which D_pre and D_ft use too, or by learning that of x₂, w
     D_ft      y = (s_pre + xδ) x₁      x₂ = 0            so x says how far it is from D_pre to D_post
 
 The network is (x₁, x₂) ↦ a x₁ + b x₂ with a = u·p and b = u·q: one hidden unit, with u to the output.
-Variances are 1, losses squared errors. Time is learning rate × steps. Fields of a `Pair` may be arrays that
-broadcast.
+Variances are 1, losses squared errors. Time is learning rate × steps. Fields of a `Pair` but T may be arrays
+that broadcast; s_pre and δ must not be 0.
 """
 
 from dataclasses import dataclass, replace
@@ -104,9 +104,12 @@ def blend(major: Quadratic, minor: Quadratic, share) -> Quadratic:
 
 
 def loss_on_post(unit: Unit, pair: Pair) -> ndarray:
-    """Compute the loss on D_post, e² + 2r·ef + f² with e = a − s_pre and f = b − δ."""
+    """Compute the loss on D_post, e² + 2r·ef + f² with e = a − s_pre and f = b − δ: (…).
+
+    As (e + rf)² + (1 − r²)f², which rounding cannot make negative where e = −f.
+    """
     e, f = unit.a - pair.pre, unit.b - pair.delta
-    return e ** 2 + 2 * pair.copy * e * f + f ** 2
+    return (e + pair.copy * f) ** 2 + (1 - np.square(pair.copy)) * f ** 2
 
 
 # ---- descent
@@ -180,8 +183,7 @@ def by_matrices(pair: Pair, features: int, draws: int, rng) -> ndarray:
     # Each run of each draw starts from weights of its own.
     numbers = (pair.alpha, pair.pre, pair.post, pair.x, pair.copy, pair.replay)
     shape = np.broadcast_shapes(*map(np.shape, numbers))
-    starts = [random_factors(2 * features, pair.T, 2, rng) for _ in range(draws * int(np.prod(shape)))]
-    factors = np.stack(starts, axis=1).reshape(2, draws, *shape, 2 * features, 2 * features)
+    factors = random_factors(2 * features, pair.T, 2, rng, (draws, *shape))
 
     # Pairs are alike, so every moment of one stands on a diagonal of the network's.
     def moments(quadratic):
@@ -214,10 +216,10 @@ def balanced(a, b) -> Unit:
 def least_learned(pair: Pair) -> Unit:
     """Bound what Stage 1 learns if δ > 0: a = s_pre, and b at least δ(1 − e^(−2·s_pre·α(1 − αr²)(t − t_a))).
 
-    From t_a = T/(2s_pre) + 1/s_pre on, a stands where its slope is 0, above s_pre by about αr(δ − b). There,
-    with cos φ = p/u, ḃ = 2α(1 − αr²)(δ − b)·2u²/(1 + cos²φ + αr·sin φ·cos φ), and u² cos φ = a. So ḃ is at
-    least 2·s_pre·α(1 − αr²)(δ − b) but for terms of α², for which t_a leaves room: α·t counts, not α. With
-    δ < 0 b first goes the wrong way, while a is still below s_pre.
+    From t_a = T/(2s_pre) + 1/s_pre on, a stands where ȧ = 0: with cos φ = p/u, above s_pre by about
+    α(δ − b)(r + sin φ cos φ/(1 + cos²φ)). There ḃ = 2α(1 − αr²)(δ − b)·2u²/(1 + cos²φ + αr·sin φ·cos φ), and
+    u² cos φ = a. So ḃ is at least 2·s_pre·α(1 − αr²)(δ − b) but for terms of α², for which t_a leaves room:
+    α·t counts, not α. With δ < 0 b first goes the wrong way, while a is still below s_pre.
     """
     late = np.maximum(pair.t_pre - (pair.T / 2 + 1) / pair.pre, 0)
     rate = 2 * pair.pre * pair.alpha * (1 - pair.alpha * np.square(pair.copy))

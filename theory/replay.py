@@ -1,5 +1,7 @@
 """What replay does for a target of few, noisy data, in linear regression (Kotha, Liang 2026).
 
+They measured it (arXiv:2603.04964) and have no theory; this model is ours.
+
 n target samples have y = θ_t·x + noise of variance σ². Generic data are without end, and θ_g fits them. Stage
 2 starts from θ_g and trains on both, a share ρ of it generic. Risk is the loss on the target above the noise,
 E|(θ − θ_t)·x|². There are d directions, with inputs of variance 1 where nothing else is said, and
@@ -13,10 +15,11 @@ import textwrap
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, UNMIXED, in_a_row, panels
+from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, STAR, TRIANGLE, UNMIXED, in_a_row, panels
 from .dynamics import Moments, rotation
 
 D = 20
@@ -37,25 +40,25 @@ def ridge(moments: Moments) -> ndarray:
     return moments.cross @ np.linalg.inv(moments.covariance)
 
 
-def risk(rho, ratio):
-    """Compute the risk for orthogonal inputs, XᵀX = n: (1 − ρ)²n₀/n + ρ².
+def risk(rho: ndarray, ratio: float | ndarray) -> ndarray:
+    """Compute the risk for orthogonal inputs, XᵀX = n: (1 − ρ)²n₀/n + ρ², in units of b; they broadcast.
 
     As θ = (1 − ρ)θ̂ + ρθ_g, where θ̂ fits the target, with a variance of σ²d/n = b·n₀/n.
     """
     return (1 - rho) ** 2 * ratio + rho ** 2
 
 
-def best_replay(ratio):
+def best_replay(ratio: float | ndarray) -> float | ndarray:
     """Compute ρ* = n₀/(n + n₀), where the risk is least."""
     return ratio / (1 + ratio)
 
 
-def helps_to(ratio):
+def helps_to(ratio: float | ndarray) -> float | ndarray:
     """Compute up to which ρ replay helps, 2ρ* as a parabola is symmetric; all of them if n ≤ n₀."""
     return np.minimum(2 * best_replay(ratio), 1)
 
 
-def multiplier(ratio):
+def multiplier(ratio: float | ndarray) -> float | ndarray:
     """Compute M = 1 + n₀/n = 1/(1 − ρ*), how many times more samples do as much as the best replay.
 
     The risk at ρ* is b·n₀/(n + n₀), without replay b·n₀/n: replay is worth n₀ samples. Inputs are orthogonal
@@ -64,12 +67,15 @@ def multiplier(ratio):
     return 1 + ratio
 
 
-def samples_without_replay(risk, noise):
-    """Compute N, the Gaussian samples whose fit has this risk, σ²d/(N − d − 1) (inverse Wishart)."""
-    return D + 1 + noise * D / risk
+def samples_without_replay(risks: ndarray, noise: float) -> ndarray:
+    """Compute N, the Gaussian samples whose fit has this risk, σ²d/(N − d − 1) (inverse Wishart): (…).
+
+    `noise` is σ², in whatever units `risks` (…) are.
+    """
+    return D + 1 + noise * D / risks
 
 
-def gaussian_multiplier(n, n_0):
+def gaussian_multiplier(n: ndarray, n_0: float) -> ndarray:
     """Compute M for Gaussian inputs and θ_t − θ_g in a random direction, to leading order in d.
 
     Ridge is Bayes' posterior mean then, at the same ρ*, with the risk σ²·E tr(XᵀX + n₀)⁻¹ = σ²·y·m, y = d/n.
@@ -78,7 +84,7 @@ def gaussian_multiplier(n, n_0):
     ratio, y = n_0 / n, D / n
     half = (1 - y + ratio) / 2
     m = (np.sqrt(half ** 2 + y * ratio) - half) / (y * ratio)
-    return samples_without_replay(risk=y * m, noise=1) / n
+    return samples_without_replay(y * m, noise=1) / n
 
 
 # ---- the whole schedule, direction by direction
@@ -103,9 +109,9 @@ TARGET = 1 / 16                          # share of all steps that are on target
 def fitted(s: Spectrum, late, rho, withheld=False, eta: float | None = None) -> ndarray:
     """Compute f (…, d), how much of the way from θ_g to the target's fit a schedule goes.
 
-    As in the paper, all schedules have the same steps, and the same on target data. A share `late` (…) of the
-    latter is left for Stage 2, which has replay ρ (…); the rest is mixed into Stage 1, or `withheld` (…). By
-    flow, or descent at up to eta. Without generic data in a direction, and nothing withheld, f = 1 −
+    As in Kotha & Liang, all schedules have the same steps, and the same on target data. A share `late` (…) of
+    the latter is left for Stage 2, which has replay ρ (…); the rest is mixed into Stage 1, or `withheld` (…).
+    By flow, or descent at up to eta. Without generic data in a direction, and nothing withheld, f = 1 −
     e^(−2a·TIME) whatever late and ρ are.
     """
     late, rho, withheld = (np.asarray(value)[..., None] for value in (late, rho, withheld))
@@ -169,12 +175,12 @@ SPECTRA = {                              # by where θ_t departs from θ_g
     "alike, target inputs as the generic": spectrum(FALLING, FALLING, 1),
     "where generic inputs are common": spectrum(1, FALLING, FALLING),
 }
-ARMS = {                                 # late, ρ, and whether target data are withheld from Stage 1
-    "neither": (1, 0, False),
-    "replay": (1, FINE_RHOS[:, None], False),
-    "stopped early": (LATES, 0, True),
-    "early exposure": (LATES, 0, False),
-    "both": (LATES, FINE_RHOS[:, None], False),
+ARMS = {                                 # kinds of schedule
+    "neither": dict(late=1, rho=0),
+    "replay": dict(late=1, rho=FINE_RHOS[:, None]),
+    "stopped early": dict(late=LATES, rho=0, withheld=True),
+    "early exposure": dict(late=LATES, rho=0),
+    "both": dict(late=LATES, rho=FINE_RHOS[:, None]),
 }
 
 
@@ -247,10 +253,10 @@ def gaussian_pools(rng: np.random.Generator) -> Pools:
 def best_arms(s: Spectrum) -> dict[str, Arm]:
     """Find the least risk of every kind of schedule at n = n₀, and train it by descent."""
     found = {}
-    for name, (lates, rhos, withheld) in ARMS.items():
-        risks = risk_of(fitted(s, lates, rhos, withheld), s, ratio=1)
-        late, rho = (grid.flat[risks.argmin()] for grid in np.broadcast_arrays(lates, rhos))
-        by_descent = fitted(s, late, rho, withheld, ETA)
+    for name, arm in ARMS.items():
+        risks = risk_of(fitted(s, **arm), s, ratio=1)
+        late, rho = (grid.flat[risks.argmin()] for grid in np.broadcast_arrays(arm["late"], arm["rho"]))
+        by_descent = fitted(s, **arm | {"late": late, "rho": rho}, eta=ETA)
         found[name] = Arm(predicted=risks.min(), measured=risk_of(by_descent, s, ratio=1))
     return found
 
@@ -318,61 +324,74 @@ def tell(found: Found) -> None:
 
 def draw(found: Found) -> Figure:
     """Draw risk against ρ, M against n, the kinds of schedule, and the best ρ after early exposure."""
-    # Orthogonal inputs: a star at ρ*, a triangle at 2ρ*, lines by the formula, dots by samples.
     figure, ((upper_left, upper_right), (lower_left, lower_right)) = panels(2, 2, 6.8)
-    rho = np.linspace(0, 1, 101)
-    for ratio, measured in found.risks.items():
-        colour, best = COLOURS[ratio], best_replay(ratio)
-        upper_left.plot(rho, risk(rho, ratio), color=colour, label=f"n₀/n = {ratio:g}")
-        upper_left.plot(RHOS, measured, ".", color=colour)
-
-        # Beyond 2ρ* replay does harm; where that is above 1 it never does.
-        upper_left.plot(best, risk(best, ratio), "*", color=colour, mec="black", mew=0.5, ms=13)
-        if 2 * best <= 1:
-            upper_left.plot(2 * best, risk(2 * best, ratio), "^", color=colour, mec="black", mew=0.5, ms=7)
-    upper_left.set(title="orthogonal inputs; stars: ρ*, triangles: 2ρ*", xlabel="ρ, share of replay",
-                   ylabel="risk / b")
-
-    # Gaussian inputs, which may be fewer than d.
-    n = D * np.geomspace(0.4, 12, 100)
-    many = n[n >= D]
-    upper_right.plot(many / D, multiplier(N_0 / many), color=UNMIXED,
-                     label="orthogonal inputs, n ≥ d: 1 + n₀/n")
-    upper_right.plot(n / D, gaussian_multiplier(n, N_0), color=MIXED, label="Gaussian inputs")
-    upper_right.plot(POOLS / D, found.pools.multiplier, "o", color=MIXED)
-    upper_right.axhline(1, **GUIDE)
-    upper_right.set_xscale("log", base=2)
-    upper_right.set(title=f"replay is worth M times the samples, n₀ = {N_0 / D:g}d", xlabel="n/d", ylabel="M")
-
-    # A row a spectrum. What no schedule can do better is a grey bar.
-    rows = range(len(SPECTRA))
-    floor = [risk_of(oracle(s, 1), s, 1) for s in SPECTRA.values()]
-    lower_left.plot(floor, rows, "|", color="grey", ms=22, label="lower bound")
-    for arm, marks in ARM_MARKS.items():
-        risks = [arms[arm].measured for arms in found.arms.values()]
-        lower_left.plot(risks, rows, ls="none", label=arm, **marks)
-    lower_left.set_yticks(rows, [textwrap.fill(name, 20) for name in SPECTRA])
-    lower_left.set(title="the best of each kind of schedule, n = n₀", xlabel="risk / b", ylim=(4.5, -0.5),
-                   ylabel="where θ_t departs from θ_g")
-
-    # The lines are by flow, the dots by descent. Two lines without points name both kinds in the legend.
-    for ratio, exposure in found.exposure.items():
-        colour = COLOURS[ratio]
-        lower_right.plot(LATES, exposure.predicted, color=colour, label=f"n₀/n = {ratio:g}")
-        lower_right.plot(LATES, exposure.withheld, color=colour, ls="dotted")
-        lower_right.plot(LATES[::5], exposure.measured[::5], ".", color=colour)
-    lower_right.plot([], color=UNMIXED, label="the rest is mixed into Stage 1")
-    lower_right.plot([], color=UNMIXED, ls="dotted", label="the rest is withheld")
-    lower_right.set_xscale("log", base=2)
-    lower_right.set(title="best share of replay after early exposure", ylabel="best ρ",
-                    xlabel="share of target data that is left for Stage 2", xlim=(1 / 72, 1.1),
-                    ylim=(-0.03, 1))
-
-    # Legends stand where nothing is drawn.
-    for axis in (upper_left, upper_right):
-        axis.legend(fontsize=8)
-    lower_left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.65, 0.55), borderpad=1.1, labelspacing=0.9)
-    lower_right.legend(fontsize=8, loc="upper center", ncol=2)
+    draw_risks(found.risks, upper_left)
+    draw_pools(found.pools, upper_right)
+    draw_arms(found.arms, lower_left)
+    draw_exposure(found.exposure, lower_right)
     words = "lines: formula; dots: measured, above on samples, below by gradient descent"
     figure.supxlabel(words, fontsize=9)
     return figure
+
+
+def draw_risks(risks: dict[float, ndarray], axis: Axes) -> None:
+    """Draw risk against ρ for orthogonal inputs: a star at ρ*, a triangle at 2ρ*."""
+    rho = np.linspace(0, 1, 101)
+    for ratio, measured in risks.items():
+        colour, best = COLOURS[ratio], best_replay(ratio)
+        axis.plot(rho, risk(rho, ratio), color=colour, label=f"n₀/n = {ratio:g}")
+        axis.plot(RHOS, measured, ".", color=colour)
+
+        # Beyond 2ρ* replay does harm; where that is above 1 it never does.
+        axis.plot(best, risk(best, ratio), color=colour, **STAR)
+        if 2 * best <= 1:
+            axis.plot(2 * best, risk(2 * best, ratio), color=colour, **TRIANGLE)
+    axis.set(title="orthogonal inputs; stars: ρ*, triangles: 2ρ*", xlabel="ρ, share of replay",
+             ylabel="risk / b")
+    axis.legend(fontsize=8)
+
+
+def draw_pools(pools: Pools, axis: Axes) -> None:
+    """Draw M against n: of orthogonal inputs, which are at least d, and of Gaussian ones."""
+    n = D * np.geomspace(0.4, 12, 100)
+    many = n[n >= D]
+    axis.plot(many / D, multiplier(N_0 / many), color=UNMIXED, label="orthogonal inputs, n ≥ d: 1 + n₀/n")
+    axis.plot(n / D, gaussian_multiplier(n, N_0), color=MIXED, label="Gaussian inputs")
+    axis.plot(POOLS / D, pools.multiplier, "o", color=MIXED)
+    axis.axhline(1, **GUIDE)
+    axis.set_xscale("log", base=2)
+    axis.set(title=f"replay is worth M times the samples, n₀ = {N_0 / D:g}d", xlabel="n/d", ylabel="M")
+    axis.legend(fontsize=8)
+
+
+def draw_arms(arms: dict[str, dict[str, Arm]], axis: Axes) -> None:
+    """Draw the best of each kind of schedule, a row a spectrum; a grey bar is what none can be below."""
+    rows = range(len(SPECTRA))
+    floor = [risk_of(oracle(s, 1), s, 1) for s in SPECTRA.values()]
+    axis.plot(floor, rows, "|", color="grey", ms=22, label="lower bound")
+    for arm, marks in ARM_MARKS.items():
+        risks = [of_spectrum[arm].measured for of_spectrum in arms.values()]
+        axis.plot(risks, rows, ls="none", label=arm, **marks)
+    axis.set_yticks(rows, [textwrap.fill(name, 20) for name in SPECTRA])
+    axis.set(title="the best of each kind of schedule, n = n₀", xlabel="risk / b", ylim=(4.5, -0.5),
+             ylabel="where θ_t departs from θ_g")
+
+    # The legend stands where nothing is drawn.
+    axis.legend(fontsize=8, loc="center", bbox_to_anchor=(0.65, 0.55), borderpad=1.1, labelspacing=0.9)
+
+
+def draw_exposure(exposures: dict[float, Exposure], axis: Axes) -> None:
+    """Draw the best ρ by what early exposure left for Stage 2, the rest mixed into Stage 1 or withheld."""
+    for ratio, exposure in exposures.items():
+        colour = COLOURS[ratio]
+        axis.plot(LATES, exposure.predicted, color=colour, label=f"n₀/n = {ratio:g}")
+        axis.plot(LATES, exposure.withheld, color=colour, ls="dotted")
+        axis.plot(LATES[::5], exposure.measured[::5], ".", color=colour)
+
+    # Two lines without points name both kinds in the legend.
+    axis.plot([], color=UNMIXED, label="the rest is mixed into Stage 1")
+    axis.plot([], color=UNMIXED, ls="dotted", label="the rest is withheld")
+    axis.set_xscale("log", base=2)
+    axis.set(title="best share of replay after early exposure", ylabel="best ρ",
+             xlabel="share of target data that is left for Stage 2", xlim=(1 / 72, 1.1), ylim=(-0.03, 1))
+    axis.legend(fontsize=8, loc="upper center", ncol=2)

@@ -26,12 +26,12 @@ FEATURES, DRAWS = 2, 4                   # pairs at once and networks, where wei
 RATIOS = np.geomspace(0.01, 100, 41)     # |δ| / s_pre along an axis
 PLACES = np.linspace(0, 1, 51)           # x along an axis
 QUARTERS = np.array([0, 0.25, 0.5, 0.75])                    # x, or the share of D_post in Stage 3
-WAYS = {                                 # α, ρ and r of runs that are compared with the unmixed at every x
-    "complete exposure": (0.3, 0, 1),
-    "α = 0.02": (0.02, 0, 1),
-    "α = 0.005": (0.005, 0, 1),
-    "complete, ρ = 0.05": (0.3, 0.05, 1),
-    "complete, r = 0.9": (0.3, 0, 0.9),
+WAYS = {                                 # runs that are compared with the unmixed at every x
+    "complete exposure": Pair(alpha=0.3),
+    "α = 0.02": Pair(alpha=0.02),
+    "α = 0.005": Pair(alpha=0.005),
+    "complete, ρ = 0.05": Pair(alpha=0.3, replay=0.05),
+    "complete, r = 0.9": Pair(alpha=0.3, copy=0.9),
 }
 BUDGETS = (0.2, 0.4, 0.8)                # τ, D_post's time if compute-matched
 BEFORE = (8.0, 16.0, 32.0)               # D_pre's time if compute-matched, the first unless varied
@@ -97,13 +97,12 @@ def on_a_mixture(pair: Pair, share) -> Unit:
 
 def turns() -> ndarray:
     """Measure the x from which each of WAYS no longer retains more than the unmixed run with its ρ and r."""
-    alpha, replay, copy = np.array(list(WAYS.values())).T[..., None]
-    pair = Pair(alpha=np.stack([0 * alpha, alpha]), replay=replay, copy=copy, x=PLACES)
-    alone, exposed = train_pair(pair).L_ret
-
-    # Between the two places where the sign changes, a straight line.
     found = []
-    for gain in alone - exposed:
+    for way in WAYS.values():
+        alone, exposed = (train_pair(replace(way, alpha=alpha, x=PLACES)).L_ret for alpha in (0, way.alpha))
+
+        # Between the two places where the sign changes, a straight line.
+        gain = alone - exposed
         after = np.argmax(gain < 0)
         found.append(np.interp(0, -gain[after - 1:after + 1], PLACES[after - 1:after + 1]))
     return np.array(found)

@@ -1,7 +1,7 @@
 """What the linear network with substitutable features says of real models, as numbers that should be above 0.
 
 theory/README.md has the model. A D_ft that mixes texts like D_pre's and like D_post's teaches the unmixed run
-what it lacks: exposure saves ever less forgetting, but never adds to it. Compute-matched, the best λ rises
+what it lacks: exposure saves ever less forgetting. Compute-matched, the best λ rises
 with the length of Stage 3.
 """
 
