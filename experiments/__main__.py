@@ -5,7 +5,7 @@
     python -m experiments all --preset 135m --nproc-per-node 8
     python -m experiments fig3a --preset 135m --list pretrain       the commands, for a cluster
     python -m experiments fig3a --only draw                  what is finished, without training
-    python -m experiments frontier --runs out/toy/music-lam[01]-seed1    any runs, by what their lineage says
+    python -m experiments frontier --runs out/toy/music-lam[01]-seed1    recipes, by what their lineage says
     python -m experiments forecast out/a/posttrain out/b/posttrain       which will keep more, beforehand
 
 If it is killed or run again, or several machines share the folder, it continues with what is unfinished. If
@@ -58,8 +58,7 @@ def main() -> None:
         by_folder |= {run.out: run for run in of_figure}
     runs = list(by_folder.values())
     for run in runs:
-        if run.is_finished():
-            require_same(run)
+        require_same(run)
 
     # A list is for a cluster, and starts nothing.
     if args.list:
@@ -264,8 +263,7 @@ def draw_planned(paper: ModuleType, name: str, args: Namespace, runs: list[Plann
     figure = paper.FIGURES[name]
     runs = with_further_seeds(runs, lambda seeds: runs_of(paper, name, args, seeds, root), root)
     for run in runs:
-        if run.is_finished():
-            require_same(run)
+        require_same(run)
     wanted = [run for run in runs if run.chain() in figure.chains]
     there = [run.out for run in wanted if run.is_finished()]
     print(f"\n{name}: {len(there)} of {len(wanted)} runs", flush=True)

@@ -8,7 +8,7 @@ import time
 import torch
 
 from data.tokens import HELD_OUT_SEQUENCES
-from experiments.speed import measure_step, reason
+from experiments.speed import measure_step, reason, vocabulary
 from experiments.sweep import COMPILING, HOUSE, STAGES, Planned, Settings, cores, duration, number, threads
 from experiments.trials import last_words
 from model import GPT, PRESETS, SIZES, configure
@@ -107,9 +107,8 @@ def checkpoint_bytes(model: Settings) -> int:
     """Tell the size of a ckpt.pt: the weights in float32."""
     preset = dict(model)["--preset"]
     sizes = {name: int(dict(model).get(flag, 0)) for flag, name in zip(MODEL_FLAGS[1:], SIZES)}
-    vocabulary = 256 if preset == "toy" else 50_257
     with torch.device("meta"):
-        return 4 * GPT(configure(preset, vocabulary, sizes)).parameter_count()
+        return 4 * GPT(configure(preset, vocabulary(preset), sizes)).parameter_count()
 
 
 def cost(name: str, runs: list[Planned], jobs: int, processes: int, compiled: bool | None = None) -> str:

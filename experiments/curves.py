@@ -155,21 +155,15 @@ def curve_of(points: list[Point], dial: str, losses: Sequence[str]) -> Curve:
     """
     # Means over seeds compare along the dial only if the same seeds are in each.
     values = sorted(distinct(points, dial))
-    complete = []
-    for seed in distinct(points, "seed"):
-        row = [having(points, seed=seed, **{dial: value}) for value in values]
-        if any(len(same) > 1 for same in row):
-            raise UserError(f"these runs differ in {what_else_differs(points, dial)}, "
-                            "name those of one value")
-        if all(row):
-            complete.append([same[0] for same in row])
-    if len(values) < 2 or not complete:
+    whole = sorted(of_whole_seeds(points, dial), key=lambda point: (point["seed"], point[dial]))
+    if len(whole) > len(distinct(whole, "seed")) * len(values):
+        raise UserError(f"these runs differ in {what_else_differs(points, dial)}, name those of one value")
+    if len(values) < 2 or not whole:
         raise UserError(f"no seed has runs at all of two or more values of {dial}, finish its sweep first")
 
-    # Each loss is an array of its own: claims are about one or two of them.
-    by_loss = {}
-    for name in losses:
-        by_loss[name] = np.array([columns(row, [name])[:, 0] for row in complete])
+    # Each loss is an array of its own, a row a seed in the order of their names: claims subtract one curve's
+    # from another's.
+    by_loss = {name: columns(whole, [name]).reshape(-1, len(values)) for name in losses}
     return np.array(values, dtype=float), by_loss
 
 

@@ -89,8 +89,8 @@ def write_picture(figure: Figure, points: list[Point], picture: Path) -> None:
 
     # Print is as large as in a paper's column.
     matplotlib.rcParams.update({"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 7,
-                                "legend.title_fontsize": 7, "axes.spines.top": False,
-                                "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
+                                "axes.spines.top": False, "axes.spines.right": False,
+                                "axes.grid": True, "grid.alpha": 0.25})
     rows, columns = figure.kind.shape(points)
     width, height = figure.panel
     width *= columns

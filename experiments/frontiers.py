@@ -70,8 +70,8 @@ def gap_at_matched(better: ndarray, worse: ndarray) -> float:
 
 
 def fronts(points: Sequence[Point], view: View) -> dict[str, ndarray]:
-    """Find the front of each seed, (m, 2)."""
-    by_seed = {seed: having(points, seed=seed) for seed in distinct(points, "seed")}
+    """Find the front of each seed, (m, 2), in the order of their names."""
+    by_seed = {seed: having(points, seed=seed) for seed in sorted(distinct(points, "seed"))}
     return {seed: pareto_front(columns(some, view)) for seed, some in by_seed.items()}
 
 
@@ -93,8 +93,8 @@ def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
 
     A seed is won if its gap is above 0 or, where its fronts have no range in common and so no gap, if the one
     dominates the other. The claim is that gap and ratio are above 0; without a gap in some seed, that every
-    seed is won and the ratio above 0. The hypervolumes' reference is `reference_point` of all the points.
-    Raises UserError if no seed has both.
+    seed is won and the ratio above 0. The hypervolumes' reference is `reference_point` of all the points, so
+    that ratios of different pairs do not compare. Raises UserError if no seed has both.
     """
     # The loss of the claim is the second: the gap is measured in it.
     matched_loss = next(loss for loss in view if loss != key_loss)
@@ -153,7 +153,7 @@ class Frontiers(NamedTuple):
     published: Callable[[str, str, Sequence[Hashable], Hashable, View], ndarray | None]
     # (preset, pipeline, column, recipe, view) → the paper's line, (n, 2)
     key_loss: str = "L_ret"                                  # in which the gap is measured
-    judge_together: Callable[[list[Point]], list[list[str]]] = lambda points: []   # further verdicts, of all
+    more_verdicts: Callable[[list[Point]], list[list[str]]] = lambda points: []    # of all points together
 
     def select(self, points: list[Point]) -> list[Point]:
         """Keep those of the points that the figure is of.
@@ -208,7 +208,7 @@ class Frontiers(NamedTuple):
                     compared = compare(better, worse, view, self.key_loss)
                     where = f"{pipeline}, ({', '.join(view)})"
                     rows.append([claim, where, *cells_of(compared, self.key_loss)])
-        return rows + self.judge_together(points)
+        return rows + self.more_verdicts(points)
 
     def table(self, points: list[Point]) -> list[list[str]]:
         """Tabulate the lowest losses of every recipe, under a header."""

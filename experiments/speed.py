@@ -29,6 +29,11 @@ class Speed(NamedTuple):
     peak_bytes: int
 
 
+def vocabulary(preset: str) -> int:
+    """Count the tokens of a preset's own tokenizer, bytes or gpt2's, which need not be there."""
+    return 256 if preset == "toy" else 50_257
+
+
 def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (),
                  deterministic: bool = True) -> Speed:
     """Time the stages' own step on random tokens, `steps` times after two that are not counted.
@@ -41,7 +46,7 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
     torch.manual_seed(0)
     args = pretrain.parse(["--preset", preset, "--batch", str(batch), "--save-every", "1B", *flags])
     sizes = {name: getattr(args, name) for name in SIZES}
-    config = configure(preset, 256 if preset == "toy" else 50_257, sizes)
+    config = configure(preset, vocabulary(preset), sizes)
     sequences = batch * (steps + 2)
     length = sequences * config.context + 1
     tokens = np.random.default_rng(0).integers(config.vocab_size, size=length, dtype=np.uint16)

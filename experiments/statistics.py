@@ -58,10 +58,11 @@ def student_t(freedom: int, coverage: float = 0.95) -> float:
 
 
 def sign_flip_p(values: ndarray) -> float:
-    """Test one-sidedly, paired and exactly, that differences within a seed (seeds,) are above 0 on average.
+    """Test one-sidedly and paired that differences within a seed (seeds,) are above 0 on average.
 
-    Returns p, the share of the 2ⁿ choices of their signs whose mean is at least the observed one: never below
-    1/2ⁿ. Beyond 13 seeds, the share of the observed choice and 10,000 random ones.
+    Exact where they are independent and symmetric. Returns p, the share of the 2ⁿ choices of their signs
+    whose mean is at least the observed one: never below 1/2ⁿ. Beyond 13 seeds, the share of the observed
+    choice and 10,000 random ones.
     """
     if len(values) <= 13:
         signs = np.array(list(itertools.product((1, -1), repeat=len(values))))
@@ -146,9 +147,9 @@ def best_inside(by_seed: ndarray) -> ndarray:
     return ends - at_best_of_others(by_seed[:, 1:-1])
 
 
-def at_best_of_others(by_seed: ndarray) -> ndarray:
-    """Look up each seed's loss (seeds, k) where it is least for the other seeds: (seeds,)."""
-    return by_seed[np.arange(len(by_seed)), best_of_others(by_seed)]
+def at_best_of_others(by_seed: ndarray, by: ndarray | None = None) -> ndarray:
+    """Look up each seed's value (seeds, k) where it, or `by`, is least for the other seeds: (seeds,)."""
+    return by_seed[np.arange(len(by_seed)), best_of_others(by_seed if by is None else by)]
 
 
 def best_of_others(by_seed: ndarray) -> ndarray:

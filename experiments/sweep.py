@@ -147,11 +147,14 @@ def with_further_seeds(runs: list[Planned], of_seeds: Callable[[int], list[Plann
     last = max((int(seed) for seed in there if seed.isdecimal()), default=0)
     more = of_seeds(last)
     unfinished = {run.seed for run in more if not run.is_finished()}
-    return runs + [run for run in more if run not in runs and run.seed not in unfinished]
+    known = set(runs)
+    return runs + [run for run in more if run not in known and run.seed not in unfinished]
 
 
 def require_same(run: Planned) -> None:
     """Raise UserError if what is finished in a run's folder had other settings, or corpora of that name."""
+    if not run.is_finished():
+        return
     args = read_run(run.out)["args"]
     for flag, word in (*run.settings, ("--seed", str(run.seed))):
         value = args[flag.removeprefix("--").replace("-", "_")]

@@ -14,8 +14,7 @@ from experiments.drawing import VERDICTS, markdown
 from run.files import UserError
 from run.flags import Parser, launch
 
-
-VERDICTS_HEADER = "| " + " | ".join(VERDICTS) + " |"
+VERDICTS_HEADER = markdown(VERDICTS, []).splitlines()[0]
 
 
 class Row(NamedTuple):
@@ -48,25 +47,29 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="with the .md of drawn figures")
     folders = parser.parse_args().folders
-    rows = {folder.name: list(read_rows(folder)) for folder in folders}
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise UserError("two of the folders have one name, which columns are called by: give them apart")
+    rows = {name: list(read_rows(folder)) for name, folder in zip(names, folders)}
     print(by_claim(rows))
     print(by_panel(rows), end="")
 
 
 def read_rows(folder: Path) -> Iterator[Row]:
     """Read the verdicts of every figure in a folder; raises UserError if there is none."""
-    paths = sorted(path for path in folder.glob("*.md") if VERDICTS_HEADER in path.read_text("utf-8"))
-    if not paths:
+    texts = {path: path.read_text("utf-8", errors="replace") for path in sorted(folder.glob("*.md"))}
+    drawn = {path: text for path, text in texts.items() if VERDICTS_HEADER in text}
+    if not drawn:
         raise UserError(f"no figures in {folder}, draw them first with python -m experiments")
 
     # The verdicts are the first table of the file; a cell's own | is escaped.
-    for path in paths:
-        lines = path.read_text("utf-8").replace("\\|", "\0").splitlines()
+    for path, text in drawn.items():
+        lines = text.replace("\\|", "\0").splitlines()
         first = lines.index(VERDICTS_HEADER) + 2
-        for line in lines[first:]:
-            if not line:
-                break
+        for line in itertools.takewhile(bool, lines[first:]):
             cells = [cell.strip().replace("\0", "|") for cell in line.strip("|").split("|")]
+            if len(cells) != len(VERDICTS):
+                raise UserError(f"{path} is not as it was drawn, draw it again")
             yield Row(path.stem.removeprefix("fig"), *cells)
 
 

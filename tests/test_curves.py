@@ -29,7 +29,7 @@ def points(dial=(0.0, 0.5, 1.0), seeds=("1", "2"), **settings):
 def test_a_curve_is_of_the_seeds_that_have_every_value():
     some = points()[::-1]
     dial, by_loss = curve_of(some, "heat", ["L_one"])
-    assert dial.tolist() == [0, 0.5, 1] and by_loss["L_one"].tolist() == [[20, 20.5, 21], [10, 10.5, 11]]
+    assert dial.tolist() == [0, 0.5, 1] and by_loss["L_one"].tolist() == [[10, 10.5, 11], [20, 20.5, 21]]
     without = [point for point in some if point["run"] != "0.5-2"]
     assert curve_of(without, "heat", ["L_one"])[1]["L_one"].tolist() == [[10, 10.5, 11]]
 

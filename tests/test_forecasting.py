@@ -18,8 +18,8 @@ from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chos
                                          saved_by_choosing, standardized, with_combination, without_dropout)
 from experiments.forecast.command import d_pre_of, parse, probes_of
 from experiments.forecast.intervals import covered, forecasts_of, judge_intervals, left_out, width
-from experiments.forecast.known import (ON_LIKE, PROBES, QUARTER, Task, describe, is_like, known_of, of_seeds, read_table,
-                                        rises, tasks_of)
+from experiments.forecast.known import (ON_LIKE, PROBES, QUARTER, RESULTS, Task, describe, is_like, known_of, of_seeds,
+                                        published, read_table, rises, tasks_of)
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.points import read_points
 from experiments.statistics import ranks, spearman, student_t
@@ -432,7 +432,12 @@ def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatc
         cover, few = judge_intervals(tasks, [])[0], judge_intervals(tasks[:3], [])[0]
         assert cover[-1] == f"{told} (36 pipelines)"
         assert few[-1] == ("not judged" if told == "seen" else "not seen (3 pipelines)")
-        assert few[2].endswith(f"inside: {share}, {share}, {share}, median width {high - low:.2f} nats")
+        shares = ", ".join(f"web → {number} {share}" for number in range(3))
+        assert few[2].endswith(f"inside: {shares}, median width {high - low:.2f} nats")
+
+    # Of a probe that the figure lacks nothing is said, though what is published has it.
+    on_like = [task._replace(known=task.known | {ON_LIKE: task.known[QUARTER]}) for task in tasks[3:]]
+    assert len(judge_intervals(tasks[:3], on_like)) == 2 < len(judge_intervals(on_like[:3], tasks[:3]))
 
     # How much narrower they are is by logarithm: g from 0 to 1 and to 3, 2 on average.
     ends = Forecast(L_ret, np.zeros((1, 2)), SCALE * np.sinh([[1, 3]]))
@@ -578,7 +583,7 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
 
     # The probe is the beginning of a Stage 3, and the runs are in the order of their forecasts.
     told = forecast_of(words)
-    assert (told.status, told.err) == (0, "") and "like ft.jsonl, learned from 2 pipelines or D_ft: trust the order" in told.out
+    assert (told.status, told.err) == (0, "") and "like ft.jsonl, learned from 2 pipelines: trust the order" in told.out
     law = fit(rises(tasks_of(read_table(table)), ON_LIKE))
     expected = {}
     for name in "ab":
@@ -636,6 +641,13 @@ def test_a_probe_is_priced_as_the_model_that_the_run_has(planned):
     sizes = {"--layers": "2", "--width": "32", "--mlp": "48", "--heads": "2", "--kv-heads": "1", "--context": "32"}
     state, _ = planned()
     assert dict(model_of(state.probes[0])) == {"--preset": "toy"} | sizes
+
+
+def test_a_number_can_be_learned_from_what_is_published(monkeypatch):
+    monkeypatch.setattr("experiments.forecast.known.RESULTS", RESULTS)
+    tasks = published("toy")
+    assert {task.tokens for task in tasks} == {100e3} and ON_LIKE in tasks[0].known
+    assert fit(rises(tasks, ON_LIKE)).kinds >= 4
 
 
 def test_a_number_is_of_the_probe_that_its_law_was_fitted_to(forecast_of, planned, monkeypatch):
@@ -814,6 +826,7 @@ def test_runs_are_ranked_on_one_D_post_and_a_lost_D_pre_has_a_substitute(stage, 
     ("out/pretrain", "out/pretrain is a run of pretrain, give one of posttrain"),
     ("out/pretrain --share 0", "--share 0 is no probe"),
     ("out/pretrain --calibration pre.jsonl --probe ft.jsonl", "pre.jsonl is no forecast.csv of the figure"),
+    ("out/pretrain --lr 0", "--lr 0 is no probe"),
     ("out/pretrain --calibration a.csv", "--calibration is of a quarter of Stage 3 on text like D_ft"),
     ("out/pretrain --calibration a.csv --probe a b", "give one --probe and no --share"),
     ("out/pretrain --calibration a.csv --probe a --share 0.5", "give one --probe and no --share"),

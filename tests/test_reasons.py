@@ -50,7 +50,9 @@ def test_what_dropout_gains_of_a_quarter_is_set_against_the_whole_on_the_same_se
     for size, gain, seeds in ((220_000, -0.1, 4), (55_000, 0.2, 3)):
         for recipe, lower in (("mixed", 0), ("mixed + dropout", gain), ("unmixed", 0), ("unmixed + dropout", gain / 2)):
             frontier_of(f"runs/{size}", recipe, lower, seeds=seeds, post_tokens=size)
-    draw(stage, "repeated")
+    frontier_of("runs/more", "mixed", 0.5, ("web", "music", "chat"), seeds=4, post_tokens=220_000)
+    frontier_of("runs/more", "mixed + dropout", 0.9, ("web", "music", "chat"), seeds=4, post_tokens=220_000)
+    draw(stage, "repeated")                              # what is of another D_ft is not mixed in
     mixed, unmixed = (line for line in Path("figures/repeated.md").read_text().splitlines() if "more often" in line)
     assert "improves on mixing" in mixed and "0.300 [0.300, 0.300]" in mixed and "seen (3 seeds)" in mixed
     assert "without mixing" in unmixed and "0.150 [0.150, 0.150]" in unmixed

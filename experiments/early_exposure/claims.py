@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from numpy import ndarray
 
 from experiments.courses import Courses
@@ -174,23 +175,20 @@ def published_front(figure: str, preset: str, pipeline: str, column: list[Recipe
         return None
 
     # Figure 4 has a column for dropout and one for replay, told apart in the paper by the pipeline's name.
-    names = pipeline
+    published_pipeline = pipeline
     if figure == "4":
-        names += f" ({column[-1].additions[0]})"
+        published_pipeline += f" ({column[-1].additions[0]})"
     x, y = view
     name = str(recipe).replace(" ", "")
     rows = having(published_rows("frontiers.csv"), figure=figure, x=x, y=y, recipe=name)
-    rows = [row for row in rows if row["pipeline"].lower().replace(">", " → ") == names]
+    rows = [row for row in rows if row["pipeline"].lower().replace(">", " → ") == published_pipeline]
     return last_stretch(columns(rows, ("x_value", "y_value"))) if rows else None
 
 
 def last_stretch(line: ndarray) -> ndarray:
     """Keep a line (n, 2) from where x last starts anew: two lines have a stretch off the axes before."""
-    start = 0
-    for place in range(1, len(line)):
-        if line[place, 0] < line[place - 1, 0]:
-            start = place
-    return line[start:]
+    anew = np.flatnonzero(np.diff(line[:, 0]) < 0)
+    return line[anew[-1] + 1:] if len(anew) else line
 
 
 def frontiers(figure: str, views: list[View], recipes: list[tuple[Recipe, ...]],

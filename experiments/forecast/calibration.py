@@ -46,7 +46,7 @@ class Law(NamedTuple):
     a: float             # log of the factor, at RATE
     b: float             # by which that grows with log(rate)
     error: float         # root mean square by which g is missed after a D_post and before a D_ft unseen
-    kinds: int           # of pipelines or of D_ft, whichever are fewer
+    kinds: int           # number of pipelines, or of D_ft where those are fewer
 
     def forecast(self, L_im: ndarray, L_probe: ndarray, rate: ndarray | float) -> Forecast:
         """Forecast L_ret at a rate of Stage 3, after a D_post and a D_ft unseen.

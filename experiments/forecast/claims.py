@@ -5,8 +5,8 @@ known before, what ranks best on one half of the pipelines is judged on the othe
 has everything, everywhere.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +90,7 @@ class Forecasts(NamedTuple):
         """Draw a row of panels for every pipeline, every run with its interval."""
         tasks = tasks_of(points)
         forecasts = forecasts_of(tasks, points[0]["preset"])
-        markers = dict(zip(sorted({task.rate for task in tasks}), MARKERS))
+        markers = dict(zip(sorted({task.rate for task in tasks}), itertools.cycle(MARKERS)))
         for pipeline, row in zip(dict.fromkeys(task.pipeline for task in tasks), axes):
             panels = {}
             for task, forecast in zip(tasks, forecasts):
@@ -246,7 +246,7 @@ def lam_told(task: Task, name: str) -> ndarray:
     Half is what chance does, and a tie counts so; nan where there are no pairs.
     """
     right = []
-    for (i, one), (j, other) in combinations(enumerate(task.stages_2), 2):
+    for (i, one), (j, other) in itertools.combinations(enumerate(task.stages_2), 2):
         if one == other and task.lams[i] != task.lams[j]:
             by_known, by_L_ret = (np.sign(values[:, i] - values[:, j])
                                   for values in (task.known[name], task.L_ret))

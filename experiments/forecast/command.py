@@ -63,9 +63,8 @@ def main(argv: list[str]) -> None:
     # The probes are runs like any: made once, priced before, continued when they were killed.
     probes = [probe for run in probed for probe in run.probes]
     for probe in probes:
-        if probe.is_finished():
-            require_same(probe)
-            require_same_init(probe)
+        require_same(probe)
+        require_same_init(probe)
     jobs = jobs_at_once(probes, args.jobs, args.nproc_per_node)
     say(cost("forecast", probes, jobs, args.nproc_per_node, args.compile))
     whole = sum(one.feared_tokens for one in probed)
@@ -113,8 +112,9 @@ def parse(argv: list[str]) -> Namespace:
 
     # argparse cannot say what does not go together.
     args = parser.parse_args(argv)
-    if args.share == 0:
-        parser.error("--share 0 is no probe")
+    for flag in ("lr", "share"):
+        if getattr(args, flag) == 0:
+            parser.error(f"--{flag} 0 is no probe")
     if args.calibration and not of_law(args):
         parser.error("--calibration is of a quarter of Stage 3 on text like D_ft, "
                      "give one --probe and no --share")
@@ -128,6 +128,8 @@ def of_law(args: Namespace) -> bool:
 
 def require_same_init(probe: Planned) -> None:
     """Raise UserError if a finished probe is of what was in its run's folder before."""
+    if not probe.is_finished():
+        return
     if not same_lineage(read_run(probe.out)["lineage"][:-1], read_run(probe.parent.out)["lineage"]):
         raise UserError(f"{probe.out} is of what {probe.parent.out} was before, remove it or choose "
                         "another --out")
@@ -261,7 +263,7 @@ def tell(probed: list[Probed], law: Law | None, args: Namespace) -> None:
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))
     if law:
-        say(f"The numbers are of a D_ft like {args.probe[0]}, learned from {law.kinds} pipelines or D_ft: "
+        say(f"The numbers are of a D_ft like {args.probe[0]}, learned from {law.kinds} pipelines: "
             "trust the order more.")
     elif of_law(args):
         say("This ranks the runs. A number takes a --calibration of their preset and of such a Stage 3: as "

@@ -18,9 +18,8 @@ def judge_intervals(tasks: list[Task], others: list[Task]) -> list[list[str]]:
     # The published tasks count as the figure's own: each forecast leaves out what it is of.
     rows = []
     for probe in PROBES:
-        probed = [task for task in [*tasks, *others] if probe in task.known]
-        if probed:
-            rows += judge_intervals_by(probe, probed)
+        if probe in tasks[0].known:
+            rows += judge_intervals_by(probe, [task for task in [*tasks, *others] if probe in task.known])
     return rows
 
 
@@ -47,7 +46,7 @@ def judge_intervals_by(probe: str, tasks: list[Task]) -> list[list[str]]:
     # interval is worth to somebody depends on its width.
     above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
     nats = np.median([np.median(forecast.high - forecast.low) for forecast in forecasts])
-    shares = ", ".join(f"{share:.2f}" for share in inside)
+    shares = ", ".join(f"{pipeline} {share:.2f}" for pipeline, share in zip(pipelines, inside))
     measured = f"share of L_ret inside: {shares}, median width {nats:.2f} nats"
     times = f"{narrower.exponential():.1f}"
     is_open = len(pipelines) < MANY and not above.high < 0

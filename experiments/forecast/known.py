@@ -177,10 +177,20 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
                 for name in counted[0] if all(name in one for one in counted)}
     L_ret = lined_up.pop("L_ret")
     first = [cases[seeds[0], recipe][0] for recipe in recipes]
-    lams, sizes = (np.array([point[name] for point in first]) for name in ("lam", "post_tokens"))
-    stages_2 = [point["stage_2"] for point in first]
     (whole,) = having(cases[seeds[0], recipes[0]], done=ft)
-    return Task(pipeline, ft, rate, whole["tokens"], seeds, recipes, lams, sizes, stages_2, lined_up, L_ret)
+    return Task(
+        pipeline=pipeline,
+        ft=ft,
+        rate=rate,
+        tokens=whole["tokens"],
+        seeds=seeds,
+        recipes=recipes,
+        lams=np.array([point["lam"] for point in first]),
+        sizes=np.array([point["post_tokens"] for point in first]),
+        stages_2=[point["stage_2"] for point in first],
+        known=lined_up,
+        L_ret=L_ret,
+    )
 
 
 def known_of(case: list[Point], ft: str) -> dict[str, float]:
@@ -260,10 +270,10 @@ def read_table(path: Path) -> list[Point]:
                 numbers = {name: float(text) for name, text in row.items() if text and name not in words}
                 points.append(row | numbers)
         if not points or not words <= points[0].keys():
-            raise ValueError("columns")
+            raise ValueError("columns are missing")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise not_a_table(path, error) from error
-    return [point for point in points if point["done"]]
+    return points
 
 
 def tasks_in(path: Path, points: list[Point]) -> list[Task]:
@@ -272,7 +282,7 @@ def tasks_in(path: Path, points: list[Point]) -> list[Task]:
         tasks = tasks_of(points)
         for task in tasks:
             if not all(np.isfinite(values).all() for values in (task.L_ret, *task.known.values())):
-                raise ValueError(str(task))
+                raise ValueError(f"{task} has a number that is not finite")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -282,4 +292,4 @@ def tasks_in(path: Path, points: list[Point]) -> list[Task]:
 
 def not_a_table(path: Path, error: Exception) -> UserError:
     """Say that a file is not what the figure wrote."""
-    return UserError(f"{path} is no forecast.csv of the figure ({type(error).__name__}), name one")
+    return UserError(f"{path} is no forecast.csv of the figure ({error}), name one")

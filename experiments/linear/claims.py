@@ -30,7 +30,7 @@ def describe_place(lineage: list[dict]) -> dict[str, object]:
     if not percentage:
         raise UserError(f"the D_ft {name} must end in its percentage of text like D_post's, as tunes25")
     told = describe(lineage)
-    pre, post, ft = told["pipeline"].split(" → ")
+    pre, post, _ = told["pipeline"].split(" → ")
     losses = lineage[-1]["losses"]
     return told | {"pipeline": f"{pre} → {post}, Stage 3 at {told['stage3_lr']:g}",
                    "w": int(percentage[0]) / 100,

@@ -28,7 +28,8 @@ DROPOUT = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED)
 def describe_size(lineage: list[dict]) -> dict[str, object]:
     """Tell what sets a chain apart, each |D_post| a pipeline of its own."""
     told = describe(lineage)
-    return told | {"pipeline": f"{told['pipeline']}, {shown_size(told['post_tokens'])}"}
+    return told | {"corpora": told["pipeline"],
+                   "pipeline": f"{told['pipeline']}, {shown_size(told['post_tokens'])}"}
 
 
 def describe_rank(lineage: list[dict]) -> dict[str, object]:
@@ -51,25 +52,28 @@ def judge_sizes(points: list[Point]) -> list[list[str]]:
 
     Returns rows of `drawing.VERDICTS`; none where only one |D_post| is there.
     """
-    # Both gaps are of the same seeds.
-    points = of_whole_seeds(points, "post_tokens", "recipe")
-    judged = []
-    for claim, pair in DROPOUT.items():
-        gaps = []
-        for size in sorted(distinct(points, "post_tokens")):
-            better, worse = (having(points, post_tokens=size, recipe=recipe) for recipe in pair)
-            if better and worse:
-                gaps.append(np.array(compare(better, worse, KEPT).gaps))
-        if len(gaps) > 1:
-            judged.append((f"{claim} more where D_post is read more often",
-                           "gap at the smallest |D_post| − at the largest", estimate(gaps[0] - gaps[-1])))
-    return rows_of(judged, f"({', '.join(KEPT)})")
+    rows = []
+    for corpora in distinct(points, "corpora"):
+        # Both gaps are of the same seeds.
+        there = of_whole_seeds(having(points, corpora=corpora), "post_tokens", "recipe")
+        judged = []
+        for claim, pair in DROPOUT.items():
+            gaps = []
+            for size in sorted(distinct(there, "post_tokens")):
+                better, worse = (having(there, post_tokens=size, recipe=recipe) for recipe in pair)
+                if better and worse:
+                    gaps.append(np.array(compare(better, worse, KEPT).gaps))
+            if len(gaps) > 1:
+                judged.append((f"{claim} more where D_post is read more often",
+                               "gap at the smallest |D_post| − at the largest", estimate(gaps[0] - gaps[-1])))
+        rows += rows_of(judged, f"{corpora}, ({', '.join(KEPT)})")
+    return rows
 
 
 FIGURES = {
     "repeated": Figure("Dropout with mixing and without, by |D_post|", PLANS["repeated"],
                        frontiers("", [KEPT], [(MIXED, MIXED_DROPOUT), (UNMIXED, UNMIXED_DROPOUT)],
-                                 DROPOUT)._replace(highest={}, judge_together=judge_sizes),
+                                 DROPOUT)._replace(more_verdicts=judge_sizes),
                        CHAINS, describe_size),
     "longer": Figure("L_im and L_ret against λ, Stage 2 four times as long", PLANS["longer"],
                      against_lam("", (), judge_full), CHAINS, describe),

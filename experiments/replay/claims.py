@@ -1,6 +1,5 @@
 """What the paper claims, as numbers that should be above 0: of shares of replay, and in target data saved."""
 
-import numpy as np
 from numpy import ndarray
 
 from experiments.curves import Curve, Curves, Judged
@@ -9,7 +8,7 @@ from experiments.points import seed_of, stem
 from experiments.replay.efficiency import COLOURS, Efficiency
 from experiments.replay.plan import DECAYED, EFFICIENCY, MID_STRETCHES, PREDICTION, SHARES, USUAL_DECAY
 from experiments.replay.prediction import Prediction
-from experiments.statistics import at_best_of_others, best_of_others, estimate
+from experiments.statistics import at_best_of_others, estimate
 from run.files import UserError
 
 CHAINS = (("pretrain", "posttrain", "finetune"), ("pretrain", "finetune"))
@@ -57,9 +56,8 @@ def judge_shares(rhos: ndarray, by_loss: dict[str, ndarray]) -> Judged:
     """
     if rhos[0]:
         raise UserError("a recipe lacks its run without replay, finish its sweep first")
-    seeds = np.arange(len(by_loss["L_im"]))
-    chosen = 1 + best_of_others(by_loss["L_im"][:, 1:])
-    kept = estimate(by_loss["L_ret"][:, 0] - by_loss["L_ret"][seeds, chosen])
+    L_im, L_ret = by_loss["L_im"], by_loss["L_ret"]
+    kept = estimate(L_ret[:, 0] - at_best_of_others(L_ret[:, 1:], by=L_im[:, 1:]))
     return [("replay lowers L_ret", "at the ρ best for L_im, lower by", kept)]
 
 
@@ -79,9 +77,8 @@ def judge_replay_at_best_decay(curves: dict[str, Curve]) -> Judged:
     """Judge that replay lowers L_im at the decay that is best without it, as the paper tunes."""
     if len(curves) < 2:
         return []
-    (_, without), *_, (_, most) = (curve for _, curve in sorted(curves.items()))
-    seeds, chosen = np.arange(len(without["L_im"])), best_of_others(without["L_im"])
-    gained = (without["L_im"] - most["L_im"])[seeds, chosen]
+    without, most = (curves[rho][1]["L_im"] for rho in (min(curves), max(curves)))
+    gained = at_best_of_others(without - most, by=without)
     return [("replay lowers L_im at the decay that is best without", "lower by", estimate(gained))]
 
 
