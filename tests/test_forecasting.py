@@ -174,6 +174,11 @@ def test_what_is_known_is_of_the_stage_that_it_is_named_after():
     assert point["L_im"] == "L_im of Stage 2" and point["D_post after"] == "L_post of Stage 3"
     assert point["L_post of θ_pre"] == "L_post of Stage 1" and point["L_pre of θ_post"] == "L_pre of Stage 2"
 
+    # How long a Stage 3 was is told with its rate; a change of the weights has neither.
+    tuned = next(run for run in OF_FIGURE[0] if "--leave" in dict(run.settings))
+    told = describe(lineage_of(tuned, {}, {"L_im": 1.0, "L_post": 1.0, "L_pre": 1.0}))
+    assert (told["rate"], told["tokens"]) == (value(tuned, "--lr"), 24576) and (point["rate"], point["tokens"]) == (0, 0)
+
     # Nor are runs alike whose Stage 2 is not.
     lineage[1]["args"]["compute_matched"] = True
     assert describe(lineage)["stage_2"] == point["stage_2"] + ", compute-matched"

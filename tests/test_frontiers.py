@@ -54,6 +54,13 @@ def recipe(*fronts):
     return [{"seed": seed, "L_ft": x, "L_ret": y} for seed, front in enumerate(fronts) for x, y in front]
 
 
+def test_gaps_are_in_the_order_of_the_seeds_however_runs_come():
+    worse = recipe([(1, 2), (2, 1)], [(1, 3), (2, 2)])
+    better = recipe([(1, 1), (2, 0.5)], [(1, 2.9), (2, 1.9)])
+    for some, other in ((better, worse), (better[::-1], worse), (better[::-1], worse[::-1])):
+        assert compare(some, other, ("L_ft", "L_ret")).gaps == pytest.approx([0.75, 0.1])
+
+
 @pytest.mark.parametrize("better, word", [
     ([(2.0, 1.05), (2.2, 1.0)], "not seen (2 seeds)"),  # no L_ft in common: one learns more, one keeps more
     ([(0.5, 1.8), (0.9, 1.0)], "seen (2 seeds)"),       # none either, and better in both

@@ -207,7 +207,7 @@ def test_early_stopping_keeps_the_best_weights(stage):
     assert f"posttrain  {kept} kept of {steps}  " in stage("evaluate", "out/posttrain", "").out
 
     # The last step is evaluated, however few there are.
-    assert stage("posttrain", "--max-tokens 1k --eval-every 50 --out out/short").status == 0
+    assert "kept" not in stage("posttrain", "--max-tokens 1k --eval-every 50 --out out/short").out
     assert [line["step"] for line in log_of("short") if "L_im" in line] == [4]
     assert report("short")["lineage"][-1]["best_step"] == 4
 

@@ -85,6 +85,9 @@ def test_the_best_inside_is_chosen_by_the_other_seeds():
     # without the first: 4, 1.5, 3.5 → index 2 → 5 − 3; without the second: 4, 2.5, 2.5 → 2 → 5 − 1;
     # without the third: 4, 2, 3 → 2 → 4 − 2
     assert best_inside(curves).tolist() == [2, 4, 2]
+    # the same places chosen by one loss and looked up in another
+    assert at_best_of_others(10 * curves[:, 1:-1], by=curves[:, 1:-1]).tolist() == [30, 10, 20]
+    assert at_best_of_others(-curves[:, 1:-1], by=curves[:, 1:-1]).tolist() == [-3, -1, -2]
     assert best_inside(curves[:1]).tolist() == [3]                               # one seed chooses for itself
     flat = np.random.default_rng(0).normal(size=(2_000, 3, 5))
     assert np.mean([best_inside(one).mean() > 0 for one in flat]) < 0.35   # mere noise does not look like one
