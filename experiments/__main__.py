@@ -12,7 +12,6 @@ If it is killed or run again, or several machines share the folder, it continues
 it gets SIGKILL, the runs that it had started go on by themselves.
 """
 
-import argparse
 import shlex
 import sys
 from argparse import Namespace
@@ -27,8 +26,8 @@ from experiments.cost import cost, work
 from experiments.drawing import VERDICTS, Figure, draw
 from experiments.forecast.command import main as forecast_runs
 from experiments.points import stem
-from experiments.sweep import (STAGES, Planned, Sweep, command, compiling, jobs_at_once, plan, require_same,
-                               tell_failures, with_further_seeds)
+from experiments.sweep import (STAGES, Planned, Sweep, add_flags, command, compiling, jobs_at_once, plan,
+                               require_same, tell_failures, with_further_seeds)
 from run.files import UserError, make_folder
 from run.flags import Parser, launch, positive
 from run.report import table
@@ -157,12 +156,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--corpora", nargs="+", metavar="CORPUS",
                         help="your own for the paper's: D_pre, D_post, D_ft and a second D_ft, for instance")
     parser.flag("seeds", positive, "everything N times, with seeds 1 to N [1]", metavar="N", default=1)
-    parser.flag("jobs", positive, "runs at once [one a GPU, or one a CPU core]", metavar="N")
-    parser.flag("nproc-per-node", positive, "processes a run, by torchrun, a GPU each [1]", metavar="N",
-                default=1)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
-                        help="torch.compile long runs, on a CPU too, or none; what is made is shared by all "
-                             "[all on CUDA]")
+    add_flags(parser, of="run")
 
     # Where it goes.
     parser.flag("out", Path, "folder of all runs and figures [out/PRESET, and -PRE with --corpora]",

@@ -3,6 +3,7 @@
 Killed, started again, or on several machines that share the folder, a sweep goes on with what is unfinished.
 """
 
+import argparse
 import itertools
 import os
 import shlex
@@ -26,7 +27,7 @@ from experiments.points import stem
 from run.checkpoint import read_run
 from run.device import gpus
 from run.files import UserError, lock, make_folder
-from run.flags import count, noting_signals
+from run.flags import Parser, count, noting_signals, positive
 
 STAGES = {"pretrain": pretrain, "posttrain": posttrain, "finetune": finetune, "noise": noise}
 WORTH_COMPILING = 1e6                    # tokens of work: a run of fewer is over before it is compiled
@@ -242,6 +243,16 @@ def environment(slot: int, jobs: int, processes: int, root: Path) -> dict[str, s
 
 # ------------------------------------------------------------------------------------------------------------
 # Running
+
+def add_flags(parser: Parser, of: str) -> None:
+    """Add how many runs, or probes, go on at once, and on what each."""
+    parser.flag("jobs", positive, f"{of}s at once [one a GPU, or one a CPU core]", metavar="N")
+    parser.flag("nproc-per-node", positive, f"processes a {of}, by torchrun, a GPU each [1]", metavar="N",
+                default=1)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                        help=f"torch.compile long {of}s, on a CPU too, or none; what is made is shared by "
+                             "all [all on CUDA]")
+
 
 class Running(NamedTuple):
     """A run being made, and the process that makes it."""

@@ -9,7 +9,6 @@ number of it. Without a RUN, `python -m experiments forecast` is the figure that
     python -m experiments forecast out/*/posttrain --nproc-per-node 8 --cost       what it would take
 """
 
-import argparse
 import math
 import os
 import re
@@ -26,7 +25,8 @@ from experiments.cost import cost, preset_of, tokens, value, work
 from experiments.forecast.calibration import Law, fit
 from experiments.forecast.known import ON_LIKE, PARTS, presets_in, published, read_table, rises, tasks_in
 from experiments.points import Point, stem
-from experiments.sweep import Planned, Sweep, folder_name, jobs_at_once, require_same, tell_failures
+from experiments.sweep import (Planned, Sweep, add_flags, folder_name, jobs_at_once, require_same,
+                               tell_failures)
 from model import PRESETS, SIZES
 from run.checkpoint import read_run
 from run.files import UserError, make_folder
@@ -101,11 +101,7 @@ def parse(argv: list[str]) -> Namespace:
                         help="figures' forecast.csv to learn numbers from, with --probe [those in results/]")
 
     # How it is run, as figures are.
-    parser.flag("jobs", positive, "probes at once [one a GPU, or one a CPU core]", metavar="N")
-    parser.flag("nproc-per-node", positive, "processes a probe, by torchrun, a GPU each [1]", metavar="N",
-                default=1)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
-                        help="torch.compile long probes, or none [all on CUDA]")
+    add_flags(parser, of="probe")
     parser.flag("out", Path, "folder of the probes [out/forecast]", metavar="DIR",
                 default=Path("out/forecast"))
     parser.add_argument("--cost", action="store_true", help="only print the cost")
