@@ -326,7 +326,7 @@ def test_a_probe_that_tells_all_is_seen_to(stage):
 
     # Of two pipelines one is left to fit a law to, which has no interval.
     for probe in PROBES.values():
-        assert verdict_of(f"{probe}95% intervals cover 90%") == ["not judged"]
+        assert verdict_of(f"{probe}90% of L_ret lie in their 95% intervals") == ["not judged"]
 
 
 def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, monkeypatch):
@@ -340,8 +340,8 @@ def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, mon
     write_study(seeds=1)
     draw(stage, "forecast", "runs")
     for probe in PROBES.values():
-        assert verdict_of(f"{probe}95% intervals cover 90%") == ["not judged"]      # all four, by chance maybe
-        assert verdict_of(f"{probe}the probe makes them narrower") == ["seen (4 pipelines)"]
+        assert verdict_of(f"{probe}90% of L_ret lie in their 95% intervals") == ["not judged"]      # all four, by chance maybe
+        assert verdict_of(f"{probe}the probe makes the intervals narrower") == ["seen (4 pipelines)"]
     assert "| the forecast |" in Path("figures/forecast.md").read_text()
 
 

@@ -106,8 +106,8 @@ class Forecasts(NamedTuple):
                 every = [values.ravel() for task, forecast in some for values in (task.L_ret, forecast.value)]
                 span = np.nanmin(np.hstack(every)) - 0.1, np.nanmax(np.hstack(every)) + 0.1
                 axis.plot(span, span, color="grey", linewidth=0.8, label="forecast = measured")
-                axis.set(title=where, xlim=span, ylim=span, xlabel="forecast L_ret (nats per token)",
-                         ylabel="measured L_ret (nats per token)")
+                axis.set(title=where, xlim=span, ylim=span, ylabel="measured L_ret (nats per token)",
+                         xlabel="forecast L_ret (nats per token); lines: 95%")
         explain(axes[0, 0], markers, [recipe for task in tasks for recipe in task.recipes])
 
 

@@ -30,7 +30,8 @@ def judge_intervals_by(probe: str, tasks: list[Task]) -> list[list[str]]:
     """
     forecasts, unprobed = (left_out(tasks, [], known) for known in (probe, "L_im"))
     pipelines = sorted({task.pipeline for task in tasks})
-    where, claim = f"{len(pipelines)} pipelines", f"{PROBES[probe]}95% intervals cover {COVERED:.0%}"
+    where = f"{len(pipelines)} pipelines"
+    claim = f"{PROBES[probe]}{COVERED:.0%} of L_ret lie in their 95% intervals"
     if any(np.isnan(forecast.low).any() for forecast in forecasts):
         return [[claim, where, "of so few there are none", "–", "not judged"]]
 
@@ -52,8 +53,8 @@ def judge_intervals_by(probe: str, tasks: list[Task]) -> list[list[str]]:
     is_open = len(pipelines) < MANY and not above.high < 0
     is_unknown = not np.isfinite(narrower.value)
     return [[claim, where, measured, above.shown_p(), "not judged" if is_open else of_pipelines(above)],
-            [f"{PROBES[probe]}the probe makes them narrower", where,
-             f"without it they are {times} times as wide, in asinh", narrower.shown_p(),
+            [f"{PROBES[probe]}the probe makes the intervals narrower", where,
+             f"without it they are {times} times as wide on g's scale", narrower.shown_p(),
              "not judged" if is_unknown else of_pipelines(narrower)]]
 
 
