@@ -75,7 +75,7 @@ def parse(argv=None):
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")
     parser.flag("tokens", positive, "tokens of D_ft to train on")
     parser.flag("leave", count,
-                "stop N steps before the schedule ends: --tokens begin a longer Stage 3 [0]", default=0)
+                "end N steps before the schedule does, as the first part of a longer Stage 3 [0]", default=0)
     parser.flag("replay", share,
                 "share of the stream from D_pre, 0 ≤ R < 1 (not in the paper, whose Stage 3 is plain)")
     add_stage_flags(parser, out="out/finetune", init="out/posttrain")

@@ -74,7 +74,7 @@ def main():
     stream = Interleaved(major=post_windows, minor=pre_windows, n_major=n_post, n_minor=n_pre,
                          batch_size=args.batch)
 
-    # Adapters begin as the seed says.
+    # The model is read, not drawn: what the seed decides here is how adapters begin.
     torch.manual_seed(args.seed)
     set_dropout(model, args.dropout)
     if args.lora:

@@ -75,8 +75,9 @@ def main():
     # batch, unless nothing is trained.
     context = config.context
     at_least = args.batch if args.tokens else 1
-    pre_windows = pre.windows(context, at_least, args.seed, run.number)
-    post_windows = post.windows(context, at_least, args.seed, run.number, limit=args.post_tokens)
+    pre_windows = pre.windows(context, at_least=at_least, seed=args.seed, stage=run.number)
+    post_windows = post.windows(context, at_least=at_least, seed=args.seed, stage=run.number,
+                                limit=args.post_tokens)
     n_pre = whole_sequences(args.tokens, context) if args.tokens else 0
     n_post = round(args.lam * len(post_windows)) if args.mix is None else count_for_share(args.mix, n_pre)
     stream = Interleaved(major=pre_windows, minor=post_windows, n_major=n_pre, n_minor=n_post,
@@ -137,7 +138,7 @@ def parse(argv=None):
     if args.weights:
         for name in ("tokenizer", *SIZES):
             if getattr(args, name) and name != "context":
-                parser.error(f"--weights brings its own, leave --{name.replace('_', '-')} away")
+                parser.error(f"the folder of --weights says it, leave --{name.replace('_', '-')} away")
         args.tokenizer = args.weights
     elif args.tokens == 0:
         parser.error("--tokens 0 trains nothing, give --weights with it")

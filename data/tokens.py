@@ -91,7 +91,7 @@ class Corpus:
             if len(chosen) < total:                  # by the limit
                 short = f"what was asked for of {short}, {limit} tokens,"
             raise UserError(f"{short} is shorter than one batch: {len(chosen)} sequences of {context} "
-                            f"tokens, not {at_least}; give more or a smaller --batch")
+                            f"tokens, not {at_least}; give more, or a smaller --batch or --context")
         return Windows(self.role, self.train, context, seed, stage, chosen, self.train_mask)
 
 

@@ -70,7 +70,7 @@ def gap_at_matched(better: ndarray, worse: ndarray) -> float:
 
 
 def fronts(points: Sequence[Point], view: View) -> dict[str, ndarray]:
-    """Find the front of each seed, (m, 2), in the order of their names."""
+    """Find the front of each seed, (m, 2), in the seeds' order: gaps of two pairs can be subtracted."""
     by_seed = {seed: having(points, seed=seed) for seed in sorted(distinct(points, "seed"))}
     return {seed: pareto_front(columns(some, view)) for seed, some in by_seed.items()}
 

@@ -30,7 +30,7 @@ class Speed(NamedTuple):
 
 
 def vocabulary(preset: str) -> int:
-    """Count the tokens of a preset's own tokenizer, bytes or gpt2's, which need not be there."""
+    """Count the tokens of a preset's own tokenizer, bytes or gpt2's, without loading it."""
     return 256 if preset == "toy" else 50_257
 
 

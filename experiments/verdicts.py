@@ -47,10 +47,11 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="with the .md of drawn figures")
     folders = parser.parse_args().folders
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        raise UserError("two of the folders have one name, which columns are called by: give them apart")
-    rows = {name: list(read_rows(folder)) for name, folder in zip(names, folders)}
+    rows = {}
+    for path, folder in {folder.resolve(): folder for folder in folders}.items():
+        if path.name in rows:
+            raise UserError(f"two folders are called {path.name}, as a column would be, tell each for itself")
+        rows[path.name] = list(read_rows(folder))
     print(by_claim(rows))
     print(by_panel(rows), end="")
 

@@ -24,7 +24,7 @@ class Progress(NamedTuple):
     args: dict[str, object]
     optimizer: dict
     step: int
-    best: dict | None        # the lowest held-out loss so far: its weights, and the evaluations since
+    best: dict | None        # the lowest held-out loss so far: its weights, their step, the evaluations since
     seconds: dict[str, float]
 
 

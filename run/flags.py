@@ -148,7 +148,7 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
                         help="tokens of D_post (in Stage 3 of D_ft) whose loss counts, in training and held "
                              "out: all, as in the paper, or only those of completions [all]")
 
-    # The stages that have these flags add them themselves, a run asks all stages for them.
+    # --leave and --go-on are flags of some stages only; a run reads both in every stage.
     parser.set_defaults(leave=0, go_on=False)
 
     # What is drawn at random, and how often a run looks at itself.

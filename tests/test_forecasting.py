@@ -588,7 +588,7 @@ def test_runs_are_ranked_and_forecast_by_the_first_quarter_of_stage_3(stage, for
 
     # The probe is the beginning of a Stage 3, and the runs are in the order of their forecasts.
     told = forecast_of(words)
-    assert (told.status, told.err) == (0, "") and "like ft.jsonl, learned from 2 pipelines: trust the order" in told.out
+    assert (told.status, told.err) == (0, "") and "like ft.jsonl, learned from 2 pipelines (or D_ft, if those" in told.out
     law = fit(rises(tasks_of(read_table(table)), ON_LIKE))
     expected = {}
     for name in "ab":

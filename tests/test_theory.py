@@ -113,6 +113,8 @@ def test_flow_to_a_target_of_nothing():
     task = Task(v=np.array([1, 0.25]), c=np.zeros(2))
     assert flow(0.5, task, 1.5) == pytest.approx([0.5 / 4, 0.5 / 1.75])
     assert descend(0.5, task, 1.5, 0.0005) == pytest.approx([0.5 / 4, 0.5 / 1.75], rel=2e-3)
+    below = Task(v=np.ones(1), c=np.full(1, -0.5))
+    assert flow(0.5, below, 1.5) == pytest.approx(descend(0.5, below, 1.5, 0.0005), rel=2e-3)
 
 
 def test_flow_does_not_go_where_it_does_not_lead():

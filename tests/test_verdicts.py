@@ -64,14 +64,15 @@ def test_numbers_of_two_statistics_are_kept_and_what_is_not_judged_says_so():
 
 def test_folders_that_cannot_be_told_are_one_line(stage, folder):
     header = "| claim | where | measured | p | verdict |\n| --- | --- | --- | --- | --- |\n"
-    for name, text in (("empty", None), ("torn", f"{header}| a | b | c | d |\n".encode()), ("a/real", None),
-                       ("b/real", None), ("binary", header.encode() + b"| \xff | b | c | d | seen |\n")):
+    for name, text in (("empty", None), ("torn", f"{header}| a | b | c | d |\n".encode()), ("a/real", header.encode()),
+                       ("b/real", header.encode()), ("binary", header.encode() + b"| \xff | b | c | d | seen |\n")):
         Path(name).mkdir(parents=True)
         if text:
             Path(name, "fig2.md").write_bytes(text)
     for folders, message in (("empty", "error: no figures in empty, draw them first"),
                              ("torn", "error: torn/fig2.md is not as it was drawn, draw it again"),
-                             ("a/real b/real", "error: two of the folders have one name")):
+                             ("a/real b/real", "error: two folders are called real")):
         run = stage("experiments.verdicts", settings=folders)
         assert run.status == 2 and run.err.startswith(message) and run.err.count("\n") == 1
     assert stage("experiments.verdicts", settings="binary").status == 0
+    assert "| figure | claim | binary |\n" in stage("experiments.verdicts", settings="binary ./binary").out

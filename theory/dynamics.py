@@ -211,7 +211,7 @@ def flow(sigma, task: Task, time, depth: int = 2) -> ndarray:
     # has, too; without inputs it is 0, and σ stays.
     if depth == 2:
         x = 4 * c * time
-        share = np.divide(-np.expm1(-x), x, out=np.ones(x.shape), where=x > 0)
+        share = np.divide(-np.expm1(-x), x, out=np.ones(x.shape), where=x != 0)
         return sigma / np.where(sigma > 0, np.exp(-x) + 4 * v * time * share * sigma, 1)
 
     # Search ln σ rather than σ, as it starts at e^(−LT); 60 halvings are as fine as a double. Without inputs

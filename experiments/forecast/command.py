@@ -259,8 +259,8 @@ def tell(probed: list[Probed], law: Law | None, args: Namespace) -> None:
     header = ["the best first", "L_im", "D_post after the probe", "forecast L_ret"]
     say(table(header, [cells for _, cells in rows]))
     if law:
-        say(f"The numbers are of a D_ft like {args.probe[0]}, learned from {law.kinds} pipelines: "
-            "trust the order more.")
+        say(f"The numbers are of a D_ft like {args.probe[0]}, learned from {law.kinds} pipelines (or D_ft, "
+            "if those are fewer): trust the order more.")
     elif of_law(args):
         say("This ranks the runs. A number takes a --calibration of their preset and of such a Stage 3: as "
             "long, at rates about this one.")

@@ -45,7 +45,8 @@ class Task(NamedTuple):
 def describe(lineage: list[dict]) -> dict[str, object]:
     """Tell a θ_post, what is known of it, and what D_post's loss became after what was done to it.
 
-    Done was a Stage 3 at a rate and of a length, on D_ft or on D_pre, or a change of the weights, without.
+    What was done is a Stage 3, on D_ft, D_pre or other text, or a change of the weights, whose rate and
+    tokens are 0.
     """
     pre, post, last = (entry["args"] for entry in lineage)
     losses = [{name: loss["mean"] for name, loss in entry["losses"].items()} for entry in lineage]
@@ -263,16 +264,21 @@ def presets_in(points: list[Point]) -> str:
 def read_table(path: Path) -> list[Point]:
     """Read the points that a figure wrote; raises UserError if it did not."""
     words = {"run", "preset", "pipeline", "seed", "recipe", "stage_2", "done"}
+    needed = words | {"rate", "tokens", "lam", "post_tokens", "L_im", "D_post after", *PARTS}
     points = []
     try:
         with open(path, newline="") as lines:
             for row in csv.DictReader(lines):
                 numbers = {name: float(text) for name, text in row.items() if text and name not in words}
                 points.append(row | numbers)
-        if not points or not words <= points[0].keys():
-            raise ValueError("columns are missing")
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, csv.Error) as error:
         raise not_a_table(path, error) from error
+    missing = needed - points[0].keys() if points else needed
+    if missing:
+        raise UserError(f"{path} is no forecast.csv of the figure as it is now, draw it again "
+                        f"(it lacks {', '.join(sorted(missing))})")
     return points
 
 
