@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from torch.torch_version import TorchVersion
 
 from model import GPT, configure
 from run import folder, loop, ranks
-from run.checkpoint import read_progress
+from run.checkpoint import read_progress, save_checkpoint
 from run.device import be_deterministic, gpus, mixed, pick_device, pick_dtype, preferred
 from run.files import UserError
 from run.flags import status_of
@@ -416,10 +417,19 @@ def test_resuming_remembers_the_best(stage, monkeypatch):
     with monkeypatch.context() as patch:
         die_at(patch, 12)
         stage("posttrain", "--out out/killed")
+    shutil.copytree("out/killed", "out/older")
     stage("posttrain", "--out out/killed --resume")
     assert_same(weights("killed"), weights("whole"))
     ends = [report(out)["lineage"][1] for out in ("killed", "whole")]
     assert [(entry["best_step"], entry["steps"]) for entry in ends] == [(5, 20), (5, 20)]
+
+    # A last.pt from before its step was kept does not know it, and nothing is said of it.
+    checkpoint, progress = read_progress(Path("out/older/last.pt"))
+    del progress.best["step"]
+    save_checkpoint(Path("out/older/last.pt"), checkpoint, progress)
+    run = stage("posttrain", "--out out/older --resume")
+    assert_same(weights("older"), weights("whole"))
+    assert report("older")["lineage"][1]["best_step"] is None and "kept" not in run.out
 
 
 def wait_for(path: Path, process) -> None:
