@@ -34,6 +34,14 @@ def test_a_chain_is_the_papers_or_has_one_setting_more(figure, of, changed):
     assert bool(further) == bool(changed)
 
 
+def test_higher_rates_has_the_papers_rates_of_stage_2_and_one_more():
+    of_paper = chains_of(early_exposure, "fig6") | chains_of(early_exposure, "fig7")
+    further = chains_of(reasons, "higher-rates") - of_paper
+    rates = [dict(stage_2)["--lr"] for _, stage_2, _ in further]
+    assert sorted(rates) == ["4e-3"] * 9 + ["9e-3"] * 6                  # five Stages 2, three rates of Stage 3
+    assert len(chains_of(reasons, "higher-rates")) == 3 * 15
+
+
 def test_thin_adapters_are_a_recipe_of_their_own(stage):
     """At any other loss thin LoRA keeps 0.1 nats less than LoRA of rank 64, and full 0.2 more than that."""
     for recipe, rank, lower in (("mixed", 64, 0.2), ("mixed + LoRA", 64, 0.0), ("mixed + LoRA", 11, -0.1)):

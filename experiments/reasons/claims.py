@@ -4,10 +4,10 @@ import numpy as np
 
 from experiments.curves import of_whole_seeds, rows_of
 from experiments.drawing import Figure
-from experiments.early_exposure.claims import (CHAINS, DOWNSTREAM, KEPT, MIXED, MIXED_DROPOUT, MIXED_LORA,
-                                               MIXING, RETAINED, UNMIXED, UNMIXED_DROPOUT, UNMIXED_LORA,
-                                               Recipe, against_lam, describe, frontiers, judge_full,
-                                               shown_size, style)
+from experiments.early_exposure.claims import (ALONE, CHAINS, DOWNSTREAM, KEPT, LORA, MIXED, MIXED_DROPOUT,
+                                               MIXED_LORA, MIXING, RETAINED, UNMIXED, UNMIXED_DROPOUT,
+                                               UNMIXED_LORA, UNMIXED_REPLAY, Recipe, against_lam, describe,
+                                               frontiers, judge_full, shown_size, style)
 from experiments.frontiers import Pair, Style, compare
 from experiments.points import Point, distinct, having
 from experiments.reasons.plan import PLANS
@@ -21,6 +21,7 @@ THIN = {"full beats LoRA, mixed": Pair(better=MIXED, worse=MIXED_LORA),
         "full beats LoRA, unmixed": Pair(better=UNMIXED, worse=UNMIXED_LORA),
         "full beats thin LoRA, unmixed": Pair(better=UNMIXED, worse=UNMIXED_THIN),
         "thin LoRA is worse, unmixed": Pair(better=UNMIXED_LORA, worse=UNMIXED_THIN)}
+HIGHER = {claim: pair for claim, pair in ALONE.items() if UNMIXED_REPLAY in pair} | LORA
 DROPOUT = {"dropout improves on mixing": Pair(better=MIXED_DROPOUT, worse=MIXED),
            "dropout helps without mixing": Pair(better=UNMIXED_DROPOUT, worse=UNMIXED)}
 
@@ -82,6 +83,11 @@ FIGURES = {
                              [(UNMIXED, UNMIXED_LORA, UNMIXED_THIN), (MIXED, MIXED_LORA, MIXED_THIN)],
                              THIN)._replace(style=thin_style),
                    CHAINS, describe_rank),
+    "higher-rates": Figure("Replay, mixing and LoRA, Stage 2 at a higher rate too", PLANS["higher-rates"],
+                           frontiers("", [KEPT, RETAINED],
+                                     [(UNMIXED, MIXED, UNMIXED_REPLAY),
+                                      (UNMIXED, MIXED, UNMIXED_LORA, MIXED_LORA)], HIGHER),
+                           CHAINS, describe),
     "foreign": Figure("Unmixed against mixed, from another D_pre", PLANS["foreign"],
                       frontiers("", [DOWNSTREAM], [(UNMIXED, MIXED)], MIXING), CHAINS, describe),
 }

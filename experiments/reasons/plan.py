@@ -19,5 +19,13 @@ PLANS = {
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $lora | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $thin $lora "
         "| finetune --ft $ft $rates"],
+    "higher-rates": [   # Stage 2 at a rate above the paper's figures', whose fronts end before they meet
+        "pretrain --pre $pre --post $post --lam {0,1} | posttrain $higher | finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam 0 | posttrain --replay 0.01 $higher "
+        "| finetune --ft $ft $rates",
+        "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $lora_higher "
+        "| finetune --ft $ft $rates"],
 }
-SETTINGS = {"toy": forecast.SETTINGS["toy"] | {"long": "--max-tokens 4M", "thin": "--lora-rank 11"}}
+MORE = {"long": "--max-tokens 4M", "thin": "--lora-rank 11", "higher": "--lr {1e-3,2e-3,4e-3}",
+        "lora_higher": "--lr {1e-3,3e-3,9e-3}"}
+SETTINGS = {"toy": forecast.SETTINGS["toy"] | MORE}
