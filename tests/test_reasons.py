@@ -20,17 +20,18 @@ def chains_of(paper, figure):
             for run in runs if run.stage == "finetune"}
 
 
-@pytest.mark.parametrize("figure, of, changed", [("repeated", ["fig4", "fig6"], ("--post-tokens", "55k")),
-                                                 ("longer", ["fig3a"], ("--max-tokens", "4M")),
-                                                 ("thin", ["fig7"], ("--lora-rank", "11")),
-                                                 ("foreign", ["fig2"], None)])
-def test_a_chain_is_the_papers_or_has_one_setting_more(figure, of, changed):
+@pytest.mark.parametrize("figure, of, changed", [
+    ("repeated", ["fig4", "fig6"], {("--post-tokens", "55k")}),
+    ("longer", ["fig3a"], {("--max-tokens", "4M"), ("--patience", "80")}),               # so that it is as long
+    ("thin", ["fig7"], {("--lora-rank", "11")}),
+    ("foreign", ["fig2"], set())])
+def test_a_chain_is_the_papers_or_has_what_is_changed(figure, of, changed):
     of_paper = set().union(*(chains_of(early_exposure, one) for one in of))
     further = chains_of(reasons, figure) - of_paper
-    without = {tuple(tuple(setting for setting in settings if setting != changed) for settings in chain)
+    without = {tuple(tuple(setting for setting in settings if setting not in changed) for settings in chain)
                for chain in further}
     assert len(without) == len(further) and without <= of_paper
-    assert all(sum(changed in settings for settings in chain) == 1 for chain in further)
+    assert all(sum(changed <= set(settings) for settings in chain) == 1 for chain in further if changed)
     assert bool(further) == bool(changed)
 
 

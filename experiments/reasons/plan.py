@@ -9,7 +9,7 @@ PLANS = {
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain $dropout | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam {0,1} $few | posttrain $sweep | finetune --ft $ft $rates",
         "pretrain --pre $pre --post $post --lam {0,1} $few | posttrain $dropout | finetune --ft $ft $rates"],
-    "longer": [         # a Stage 2 four times as long
+    "longer": [         # a Stage 2 four times as long, which never stops early
         "pretrain --pre $pre --post $post --lam {0,0.5,1} | posttrain $fixed $long "
         "| finetune --ft $ft $rate"],
     "foreign": [        # by --corpora, which bring a D_pre that is less like D_post
@@ -26,6 +26,6 @@ PLANS = {
         "pretrain --pre $pre --post $post --lam {0,1} | posttrain --lora $lora_higher "
         "| finetune --ft $ft $rates"],
 }
-MORE = {"long": "--max-tokens 4M", "thin": "--lora-rank 11", "higher": "--lr {1e-3,2e-3,4e-3}",
+MORE = {"long": "--max-tokens 4M --patience 80", "thin": "--lora-rank 11", "higher": "--lr {1e-3,2e-3,4e-3}",
         "lora_higher": "--lr {1e-3,3e-3,9e-3}"}
 SETTINGS = {"toy": forecast.SETTINGS["toy"] | MORE}
