@@ -268,10 +268,14 @@ def print_stages(run: dict) -> None:
     for number, entry in enumerate(run["lineage"], start=1):
         corpora += [f"D_{role} = {record['source']}" for role, record in entry["corpora"].items()]
         tokens = " + ".join(f"{count:,} {role}" for role, count in entry["tokens"].items() if count)
+
+        # Each loss in the column of its corpus, but for those that are an earlier stage's.
         losses = with_loss_on(entry["losses"], run["lineage"][:number])
         own = {name: loss for name, loss in losses.items() if not is_handed_on(name, entry)}
         by_role = {role_of(name, loss): name for name, loss in own.items()}
         on_each = [shown(own, by_role.get(role, "")) for role in ("pre", "post", "ft")]
+
+        # The weights may be of an earlier step than the last.
         steps = f"{entry['steps']:,}"
         if was_better_before(entry):
             steps = f"{entry['best_step']:,} kept of {steps}"

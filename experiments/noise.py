@@ -81,6 +81,8 @@ def main() -> None:
                  "corpora": {"ft": ft.record}}
         write_json(args.out / "run.json", folder.record_of([*lineage, entry], {"device": str(device)}))
         lock.release()
+
+    # A row a corpus, under what was done to the weights.
     rows = [[f"D_{role}", str(losses[f"L_{role}"]), str(losses[f"ΔL_{role}"])] for role in held_out]
     how = f"γ = {args.gamma:g}"
     if args.back:

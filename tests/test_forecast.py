@@ -6,7 +6,7 @@ import pytest
 from theory.dynamics import Setting, three_stages
 from theory.forecast import (ALPHA, PROBE, REPLAY, SHORT_PROBE, T_FT, T_POST, T_PRE, Trained, aligned,
                              against_alpha, best_alpha, compute, draw, draw_tasks, from_random,
-                             lower_with_exposure, noise_of_factors, noise_of_unit, quartiles, rank_quartiles,
+                             lower_with_exposure, lowered, noise_of_factors, noise_of_unit, quartiles, rank_quartiles,
                              ranks_at_equal_stage_2, spearman, substitutable, tell)
 from theory.pair import Unit
 
@@ -114,6 +114,7 @@ def test_what_exposure_does_by_hand():
     trained = Trained({}, np.ones((2, *RECIPES)), {0: L_ret - 1 + np.zeros(RECIPES)})
     assert against_alpha(trained.L_ret(0)) == pytest.approx(L_ret[..., 0, 0])
     assert lower_with_exposure(trained.L_ret(0)) == 0.5
+    assert lowered(trained.L_ret(0)) == pytest.approx((6 + 3) / 2 - (3 + 3.6) / 2)
     assert best_alpha(trained, 0).tolist() == [0.4, 0.05]
 
 

@@ -50,7 +50,7 @@ class Trained(NamedTuple):
     on_mixtures: dict[float, ndarray] = {}         # Δ by w
 
     def L_ret(self, x: float) -> ndarray:
-        """Compute the loss on D_post after a Stage 3 on D_ft at x."""
+        """Compute the loss on D_post after a Stage 3 on D_ft at x: (tasks, α, ρ, time of Stage 2)."""
         return self.L_im + self.forgetting[x]
 
 
@@ -220,7 +220,10 @@ def rank_quartiles(trained: Trained, name: str, x: float = 0, among=slice(None))
 
 
 def ranks_at_equal_stage_2(trained: Trained, name: str) -> ndarray:
-    """Compute the same over α alone, the mean over ρ and times of Stage 2, for D_ft at x = 0: (3,)."""
+    """Compute quartiles over tasks of the rank correlation over α alone, D_ft at x = 0: (3,).
+
+    A task's is the mean over ρ and times of Stage 2.
+    """
     both = np.stack([trained.known[name], trained.forgetting[0]])
     known, forgetting = np.moveaxis(both, 2, -1).reshape(2, -1, ALPHA.size)
     return quartiles(spearman(known, forgetting).reshape(both.shape[1], -1).mean(-1))
@@ -240,6 +243,12 @@ def lower_with_exposure(losses: ndarray) -> float:
     """Compute in which share of the tasks the recipes with α > 0 have on average the lower loss."""
     by_alpha = against_alpha(losses)
     return (by_alpha[:, 1:].mean(-1) < by_alpha[:, 0]).mean()
+
+
+def lowered(losses: ndarray) -> float:
+    """Compute by how much the recipes with α > 0 have the lower loss, on average over tasks."""
+    by_alpha = against_alpha(losses).mean(0)
+    return by_alpha[0] - by_alpha[1:].mean()
 
 
 def best_alpha(trained: Trained, x: float) -> ndarray:
@@ -289,7 +298,8 @@ def tell_exposure(seen: Seen) -> None:
     for model, trained in seen.items():
         alpha, replay, time = (np.ptp(trained.forgetting[0], axis).mean() for axis in (1, 2, 3))
         print(f"{model}, mean range of Δ at x = 0: {alpha:.3f} over α, {replay:.3f} over ρ, "
-              f"{time:.3f} over times of Stage 2")
+              f"{time:.3f} over times of Stage 2; exposure lowers L_ret by {lowered(trained.L_ret(0)):.4f}, "
+              f"L_im by {lowered(trained.L_im):.4f}")
     print(f"\n{'x':<52}" + "".join(f"{x:6g}" for x in PLACES))
     for model, trained in seen.items():
         L_ret = "".join(f"{lower_with_exposure(trained.L_ret(x)):6.0%}" for x in PLACES)

@@ -177,6 +177,8 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
     lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
                 for name in counted[0] if all(name in one for one in counted)}
     L_ret = lined_up.pop("L_ret")
+
+    # What sets recipes apart is the same in every seed.
     first = [cases[seeds[0], recipe][0] for recipe in recipes]
     (whole,) = having(cases[seeds[0], recipes[0]], done=ft)
     return Task(
@@ -265,6 +267,8 @@ def read_table(path: Path) -> list[Point]:
     """Read the points that a figure wrote; raises UserError if it did not."""
     words = {"run", "preset", "pipeline", "seed", "recipe", "stage_2", "done"}
     needed = words | {"rate", "tokens", "lam", "post_tokens", "L_im", "D_post after", *PARTS}
+
+    # What is empty in a column of numbers stays text: a change of weights has no course.
     points = []
     try:
         with open(path, newline="") as lines:
@@ -275,6 +279,8 @@ def read_table(path: Path) -> list[Point]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, csv.Error) as error:
         raise not_a_table(path, error) from error
+
+    # A table of an older figure may lack what is asked of it now.
     missing = needed - points[0].keys() if points else needed
     if missing:
         raise UserError(f"{path} is no forecast.csv of the figure as it is now, draw it again "
