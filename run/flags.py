@@ -141,7 +141,7 @@ def add_stage_flags(parser: Parser, out: str, init: str | None = None) -> None:
     flag("micro-batch", positive, "sequences a forward pass on one rank [those of up to 8192 tokens]")
     flag("lr", nonnegative, "peak learning rate")
     flag("min-lr", nonnegative, "learning rate at the last step; a lower peak stays flat")
-    flag("warmup", count, "steps of linear warm-up")
+    flag("warmup", count, "steps of linear warm-up, at most half of all")
     flag("decay", share, "fall linearly over the last share D of the steps, not before [a cosine instead]")
     flag("weight-decay", nonnegative, "AdamW's, on matrices only")
     parser.add_argument("--loss-on", choices=("all", "completion"), default="all",

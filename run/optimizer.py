@@ -20,9 +20,12 @@ def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: in
                   decay: float | None = None) -> float:
     """Rise to `peak` over `warmup` steps, fall to `minimum` at the last of `steps`; a peak below it stays.
 
+    Of a stage that is short the warm-up is no more than half, so that it comes to its peak.
+
     The fall is a cosine, or, with `decay`, linear over the last share `decay` of the steps, none before:
     warm-up–stable–decay.
     """
+    warmup = min(warmup, steps // 2)
     if step < warmup:
         return peak * (step + 1) / warmup
     last = steps - 1

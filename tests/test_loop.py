@@ -37,6 +37,9 @@ def test_learning_rate_by_hand():
     stable = [learning_rate(step, 10, 1.0, 0.2, 2, decay=0.4) for step in range(10)]
     assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])       # 4 steps from 1 to 0.2
     assert [learning_rate(step, 5, 1.0, 0.2, 2, decay=0.0) for step in range(5)] == [0.5, 1, 1, 1, 1]
+    short = [learning_rate(step, 5, 1.0, 0.0, 500) for step in range(5)]                # at most half warms up
+    assert short == pytest.approx([0.5, 1, 1, 0.5, 0])
+    assert learning_rate(0, 1, 1.0, 0.2, 500) == 1
     falling = [learning_rate(step, 5, 1.0, 0.0, 2, decay=0.99) for step in range(5)]   # from the warm-up on
     assert falling == pytest.approx([0.5, 1, 1, 0.5, 0])
 
