@@ -24,7 +24,7 @@ from data.tokens import (Corpus, corpus_of, end_of_text, fingerprint, load_token
 from model import GPT, load_model
 from run import ranks
 from run.checkpoint import checkpoint_path, read_checkpoint
-from run.device import autocast, pick_device, pick_dtype
+from run.device import autocast, be_deterministic, pick_device, pick_dtype
 from run.files import UserError, refusing
 from run.flags import Parser, add_device_flags, launch, nonnegative, positive, seed
 from run.folder import OLD_DEFAULTS
@@ -35,9 +35,10 @@ NAMES = ("L_im", "L_ret", "L_ft", "L_pre", "L_post")      # the order of columns
 
 
 def main():
-    # On the device and in the precision that a stage would choose here.
+    # On the device, in the precision and by the kernels that a stage would choose here.
     args = parse()
     device = pick_device(args.device)
+    be_deterministic(device)
     dtype = pick_dtype(args.dtype, device)
 
     # Under torchrun the ranks share the sequences and one prints. Samples come instead of the losses, which

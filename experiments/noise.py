@@ -26,7 +26,7 @@ from data.tokens import corpus_of, open_corpus, tokenizer_of
 from model import GPT, load_model
 from run import folder, ranks
 from run.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, read_run
-from run.device import pick_device, pick_dtype
+from run.device import be_deterministic, pick_device, pick_dtype
 from run.files import UserError, refusing, write_json
 from run.flags import Parser, add_folder_flags, launch, nonnegative, positive, seed, share
 from run.losses import Loss, sequence_losses
@@ -46,6 +46,7 @@ def main() -> None:
     # A probe is a run like those of the stages: made once, and known again by its arguments and lineage.
     args, checkpoint = parse()
     device = pick_device(args.device)
+    be_deterministic(device)
     dtype = pick_dtype(args.dtype, device)
     lineage = checkpoint.lineage
     identity = folder.Identity("noise", folder.material(args) | {"dtype": dtype}, lineage)

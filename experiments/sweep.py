@@ -25,7 +25,7 @@ import pretrain
 from experiments import noise
 from experiments.points import stem
 from run.checkpoint import read_run
-from run.device import gpus
+from run.device import gpus, preferred
 from run.files import UserError, lock, make_folder
 from run.flags import Parser, count, noting_signals, positive
 
@@ -191,9 +191,15 @@ def command(run: Planned, processes: int, python: str = "python") -> list[str]:
 
 
 def compiling(run: Planned, work: float, compiled: bool | None) -> tuple[str, ...]:
-    """Write what a run of so much work is told: no --compile if it is short, and noise has no such flag."""
-    if run.stage == "noise" or compiled and work < WORTH_COMPILING:
-        compiled = None
+    """Write what a run of so much work is told of torch.compile; noise, which has no such flag, nothing.
+
+    A short one is not to be compiled, as on CUDA a stage is by itself.
+    """
+    if run.stage == "noise":
+        return ()
+    by_itself = compiled is None and preferred() == "cuda"
+    if work < WORTH_COMPILING and (compiled or by_itself):
+        compiled = False
     return COMPILING[compiled]
 
 
@@ -251,7 +257,7 @@ def add_flags(parser: Parser, of: str) -> None:
                 default=1)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
                         help=f"torch.compile long {of}s, on a CPU too, or none; what is made is shared by "
-                             "all [all on CUDA]")
+                             "all [long ones on CUDA]")
 
 
 class Running(NamedTuple):

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -225,8 +226,11 @@ def status_of(main: Callable[[], None]) -> int:
         if ranks.rank() > 0:
             time.sleep(5)                  # rank 0 most likely says the same, and torchrun then ends this one
         told = mendable(error)
-        if not told:
+        if not told and not ranks.launched():
             raise
+        if not told:
+            traceback.print_exc()          # and not raised: see ranks.end
+            return 1
         if isinstance(error, OSError) and not error.filename:          # it comes from printing
             print_no_more()
         print(f"error: {told}", file=sys.stderr)
@@ -265,7 +269,8 @@ def print_no_more() -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error is that memory is short, a GPU's or the machine's."""
-    said = ("DefaultCPUAllocator: can't allocate", "MPS backend out of memory")
+    said = ("DefaultCPUAllocator: can't allocate", "MPS backend out of memory", "CUDA error: out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED")
     error = getattr(error, "inner_exception", error)       # as above
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 

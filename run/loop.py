@@ -127,7 +127,10 @@ class Run:
         self.parallel = ranks.parallel(self.model)
         compiled = self.device.type == "cuda" if args.compile is None else args.compile
         network = torch.compile(self.parallel) if compiled else self.parallel
-        return in_precision(network, self.device, self.dtype)
+        network = in_precision(network, self.device, self.dtype)
+        if ranks.launched():
+            self._rehearse(network)
+        return network
 
     def steps(self) -> Iterator["Step"]:
         """Go through the steps that are left, and between two of them log, save, obey SIGTERM and Ctrl-C."""
@@ -238,6 +241,16 @@ class Run:
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(progress.optimizer)
         self.step, self.best, self.seconds = progress.step, progress.best, progress.seconds
+
+    def _rehearse(self, network: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Go through a forward and a backward pass that train nothing, of a network that ranks share.
+
+        After its first, DistributedDataParallel lays gradients out anew, and the last bits of a sum over
+        ranks depend on that: a step would come out otherwise as the first after --resume.
+        """
+        tokens = torch.zeros(self.micro_batch, self.stream.context, dtype=torch.int64, device=self.device)
+        network(tokens, tokens).sum().backward()
+        self.optimizer.zero_grad()
 
     def _place_in_schedule(self) -> None:
         """Find which steps of the schedule are this stage's; raises UserError if they are not those left."""

@@ -25,7 +25,7 @@ from experiments.speed import measure_step, operations_per_token
 from experiments.sweep import plan
 from model import GPT, PRESETS, configure
 from run.files import UserError
-from run.loop import LOG_EVERY
+from run.loop import LOG_EVERY, Run
 from tests.conftest import SMALL
 from tests.processes import ROOT, Forked
 
@@ -141,6 +141,17 @@ def test_a_step_is_measured_and_nothing_is_left(folder, monkeypatch):
     assert left == [None]
     assert speed.tokens_per_second > 0 and speed.operations_per_second > speed.tokens_per_second
     assert set(folder.rglob("*")) == before
+
+
+def test_the_clock_of_a_step_counts_neither_the_first_two_nor_the_save(folder, monkeypatch):
+    """On this clock an update takes a second and a save a thousand."""
+    now = [0]
+    update, save = Run.update, Run._save
+    monkeypatch.setattr("experiments.speed.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(Run, "update", lambda run: now.append(now.pop() + 1) or update(run))
+    monkeypatch.setattr(Run, "_save", lambda run: now.append(now.pop() + 1000) or save(run))
+    speed = measure_step("toy", batch=2, steps=3, flags=("--device", "cpu", "--layers", "1"))
+    assert speed.tokens_per_second == 2 * 128
 
 
 def test_operations_of_a_token_by_hand():

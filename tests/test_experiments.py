@@ -62,12 +62,15 @@ def test_what_is_said_of_compiling_is_passed_on(stage, monkeypatch):
     assert told == [False, False, True, True, None, None]
 
 
-def test_a_list_says_who_compiles(experiments):
-    """Of what is short nobody would wait for that."""
+def test_a_list_says_who_compiles(experiments, monkeypatch):
+    """Of what is short nobody would wait for that. On CUDA, which is played, a stage compiles by itself."""
     none = experiments("fig3a --no-compile --list").out
     assert none.count(" --no-compile\n") == 15
     long = [line for line in experiments("fig3a --compile --list").out.splitlines() if "--compile" in line]
     assert len(long) == 10 and not [line for line in long if "finetune" in line]
+    monkeypatch.setattr("experiments.sweep.preferred", lambda: "cuda")
+    short = [line for line in experiments("fig3a --list").out.splitlines() if "compile" in line]
+    assert len(short) == 5 and all("finetune.py" in line and " --no-compile" in line for line in short)
     assert "compile" not in experiments("overtrained-noise --no-compile --list noise").out
 
 

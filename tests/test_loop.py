@@ -317,10 +317,10 @@ def test_what_a_gpu_has_still_to_do_is_trainings(monkeypatch, activity):
 
 
 def test_constant_buffers_are_not_exchanged_in_any_release_of_torch(monkeypatch):
-    def newer(network, broadcast_buffers=None, forward_sync_buffers=None):
+    def newer(network, gradient_as_bucket_view, broadcast_buffers=None, forward_sync_buffers=None):
         return forward_sync_buffers, broadcast_buffers
 
-    def older(network, broadcast_buffers=True):
+    def older(network, gradient_as_bucket_view, broadcast_buffers=True):
         return broadcast_buffers
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("run.ranks.DistributedDataParallel", newer)
@@ -491,6 +491,23 @@ def test_one_rank_of_torchrun_exchanges_with_itself_and_changes_nothing(stage, s
         torch.testing.assert_close(weights("rank")[name], weight, rtol=1e-3, atol=1e-4)
 
 
+def test_three_ranks_stopped_and_resumed_end_bit_for_bit_as_if_they_had_not_been(start_ranks):
+    """The last bits of a sum of three depend on its order; of two they do not."""
+    def start(out):
+        return start_ranks(3, "pretrain", f"--tokens 4k --batch 3 --save-every 2 --resume --out out/{out}")
+
+    def statuses(processes):
+        return {process.communicate() and process.returncode for process in processes}
+    assert statuses(start("whole")) == {0}
+    stopped = start("stopped")
+    while not Path("out/stopped/last.pt").exists() and stopped[0].poll() is None:
+        time.sleep(0.001)
+    stopped[0].terminate()
+    assert statuses(stopped) == {143}
+    assert statuses(start("stopped")) == {0}
+    assert_same(weights("stopped"), weights("whole"))
+
+
 def test_an_error_of_all_ranks_is_said_by_rank_0_in_time_for_torchrun_to_end_the_others(start_ranks):
     first, other = start_ranks(2, "pretrain", "--pre none.jsonl")
     _, err = first.communicate()
@@ -501,8 +518,11 @@ def test_an_error_of_all_ranks_is_said_by_rank_0_in_time_for_torchrun_to_end_the
 
 @pytest.mark.parametrize("fault, says", [
     (lambda: torch.empty(10 ** 15), "error: the device is out of memory, lower --micro-batch"),
+    (lambda: fail("CUDA error: out of memory"), "error: the device is out of memory, lower --micro-batch"),
+    (lambda: fail("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+     "error: the device is out of memory, lower --micro-batch"),
     (lambda: [None] * 10 ** 15, "error: memory is short, free some or give shorter documents"),
-    (lambda: dist_error("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection reset by peer"),
+    (lambda: fail("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection reset by peer"),
      "error: another rank has gone or is out of reach ([third_party/gloo/gloo/transport/tcp/pair.cc:537] "
      "Connection reset by peer), see what it said; --resume continues"),
 ])
@@ -512,7 +532,16 @@ def test_what_a_run_cannot_help_is_one_line(monkeypatch, capsys, fault, says):
     assert capsys.readouterr().err == says + "\n"
 
 
-def dist_error(text):
+def test_a_fault_of_the_program_ends_a_rank_as_errors_do(monkeypatch, capsys):
+    """Raised it would take the interpreter down while others' threads still need it."""
+    with pytest.raises(RuntimeError, match="a fault"):
+        status_of(lambda: fail("a fault"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert status_of(lambda: fail("a fault")) == 1
+    assert capsys.readouterr().err.endswith("RuntimeError: a fault\n")
+
+
+def fail(text):
     raise RuntimeError(text)
 
 
