@@ -295,8 +295,9 @@ def print_samples(path: Path, args: Namespace, device: torch.device, dtype: str)
         model = load_model(checkpoint.config, checkpoint.model).to(device).eval()
     tokenizer = tokenizer_of(checkpoint.lineage, path)
 
-    # A document begins after the end of another.
+    # A document begins after the end of another. A number that stands for no text is left out.
     end = end_of_text(tokenizer)
+    numbers = set(tokenizer._mergeable_ranks.values())
     prompt = torch.tensor([[end, *tokenizer.encode_ordinary(args.prompt)]], device=device)
     generator = torch.Generator(device).manual_seed(args.seed)
     for number in range(1, args.sample + 1):
@@ -305,7 +306,8 @@ def print_samples(path: Path, args: Namespace, device: torch.device, dtype: str)
         text = tokens[0, 1:].tolist()
         if end in text:
             text = text[:text.index(end)]
-        print(f"--- {path}, sample {number}\n{tokenizer.decode(text)}\n")
+        known = [token for token in text if token in numbers]
+        print(f"--- {path}, sample {number}\n{tokenizer.decode(known)}\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """A corpus's name or path → its documents. What kind of corpus it is, is decided here and once."""
 
 import csv
+import glob
 import gzip
 import json
 import logging
+import os
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator
@@ -50,7 +52,7 @@ HUB = {  # the paper names no data sets: these, at these revisions (none: the la
 }
 READERS = {".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv",
            ".parquet": "parquet"}
-BY_LINES = {".txt", ".jsonl", ".ndjson"}   # these and tables are read here, all others by `datasets`
+READ_HERE = {".txt", ".jsonl", ".ndjson", ".json"}         # and tables; all others are read by `datasets`
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 UNPACK = {".gz": gzip.open, ".zst": zstandard.open}
 TRAIN = {"train", "training"}              # words in the names of a data set's files, as for `datasets`
@@ -75,6 +77,7 @@ class Source:
     hub: HubSet | None = None
     files: tuple[Path, ...] = ()               # neither hub nor files: embedded
     size: int | None = None                    # characters of an embedded corpus, if not its own size
+    left_out: int = 0                          # files of a folder beside those called train
 
     @property
     def is_local(self) -> bool:
@@ -107,6 +110,8 @@ class Source:
         """
         # What is generated needs no mending.
         if not self.hub and not self.files:
+            if self.text_field:
+                tell(f"{self.name}: is generated and has no fields, --text-field is not for it")
             yield from map(Text, embedded.documents(self.name.partition(":")[0], self.size))
             return
 
@@ -147,9 +152,13 @@ class Source:
         """Say what was left out or mended, and which fields were read where it is not one and the same."""
         named = tuple(self.text_field.split("+")) if self.text_field else None
         left_out = rows - sum(used.values())
-        if left_out or len(used) > 1 or named and named not in used:
+        lacking = f"none has {self.text_field}, " if named and named not in used else ""
+        if left_out or len(used) > 1 or lacking:
             read = ", ".join(f"{'+'.join(fields)} of {count:,}" for fields, count in used.items())
-            tell(f"{self.name}: {rows:,} rows, read {read}; {left_out:,} without text")
+            tell(f"{self.name}: {rows:,} rows, {lacking}read {read}; {left_out:,} without text")
+        if self.left_out:
+            tell(f"{self.name}: {len(self.files):,} files are called train, the other {self.left_out:,} are "
+                 "not read")
         if mended:
             tell(f"{self.name}: replaced {mended:,} halves of surrogate pairs by U+FFFD")
 
@@ -159,8 +168,8 @@ class Source:
             if ending(path) == ".zst":
                 require_whole(path)
         endings = {ending(unpacked(path)) for path in self.files}
-        if not self.hub and endings <= BY_LINES:
-            return chain.from_iterable(map(rows_by_lines, self.files))
+        if not self.hub and endings <= READ_HERE:
+            return chain.from_iterable(map(rows_of_text, self.files))
         if not self.hub and endings <= DELIMITERS.keys():
             return chain.from_iterable(map(rows_of_table, self.files))
 
@@ -179,8 +188,8 @@ class Source:
                         for config in self.hub.configs)
             return chain.from_iterable(stream(builder, split) for builder in builders)
 
-        # All files are of one kind, as `local_files` has seen to.
-        kind, names = reader(self.files[0]), [str(path) for path in self.files]
+        # All files are of one kind, as `local_files` has seen to. A name is no pattern.
+        kind, names = reader(self.files[0]), [glob.escape(str(path)) for path in self.files]
         return iter(datasets.load_dataset(kind, data_files=names, split="train", streaming=True))
 
     def _what_is_wrong(self, error: Exception) -> str:
@@ -194,6 +203,8 @@ class Source:
 
         # Else its first line, or its kind where it says nothing, and a way out.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if reason.startswith("BatchSize must be greater than 0"):      # of a .parquet without a row
+            return empty(self.name)
         if self.hub and self.is_local:
             return (f"cannot read {self.name} as a data set ({reason}), "
                     "give one of its files, or a folder of those to read")
@@ -206,11 +217,14 @@ class Source:
 def stream(builder, split: str) -> Iterable[dict]:
     """Stream a split of what `datasets` builds, read as it is here.
 
-    Of text an empty line ends a document, and of a table a cell that says NA is a text.
+    Of text an empty line ends a document, and of a table a cell that says NA is a text. What is of several
+    kinds, text and numbers, is refused: `datasets` would make JSON of it, quotes and all.
     """
     config = builder.config
     if hasattr(config, "sample_by"):
         config.sample_by = "paragraph"
+    if hasattr(config, "on_mixed_types"):
+        config.on_mixed_types = None
 
     # But of numbers, where the card says that a column has those, such a cell is none.
     if hasattr(config, "keep_default_na"):
@@ -228,27 +242,36 @@ def tell(line: str) -> None:
 
 def find_source(name: str, text_field: str | None = None, folder: Path = Path()) -> Source:
     """Decide what a corpus's name, or its path from a folder, stands for; raises UserError if for nothing."""
+    if not name:
+        raise UserError("the name of a corpus is empty, give a file, a folder or one of "
+                        f"{', '.join(embedded.NAMES)}")
     corpus, colon, size = name.partition(":")
     if embedded.shares(corpus):
         with refusing(ArgumentTypeError):
             return Source(name, text_field, size=positive(size) if colon else None)
     if name.startswith("hub:"):
         hub = hub_set(name.removeprefix("hub:"), folder)
-        return Source(name, text_field, hub=hub, files=readable(Path(hub.path)))
+        return Source(name, text_field, hub=hub, files=visible(Path(hub.path)))
     if name in HUB:
         return Source(name, text_field, hub=HUB[name])
     path = folder / name
     if is_data_set(path):
-        return Source(name, text_field, hub=HubSet(str(path)), files=readable(path))
-    return Source(name, text_field, files=local_files(name, path))
+        return Source(name, text_field, hub=HubSet(str(path)), files=visible(path))
+    files, left_out = local_files(name, path)
+    return Source(name, text_field, files=files, left_out=left_out)
 
 
 def hub_set(name: str, folder: Path = Path()) -> HubSet:
-    """Read ORG/NAME[:CONFIG[/SPLIT]][@REVISION], of the hub or, where that is there, below a folder."""
+    """Read ORG/NAME[:CONFIG[/SPLIT]][@REVISION], of the hub or, where that is there, below a folder.
+
+    Raises UserError if a revision is asked of a folder, of which there is only what is there now.
+    """
     name, _, revision = name.partition("@")
     path, _, config = name.partition(":")
     config, _, split = config.partition("/")
     if (folder / path).is_dir():
+        if revision:
+            raise UserError(f"{path} is a folder here, check {revision} out and leave out @{revision}")
         path = str(folder / path)
     return HubSet(path, (config or None,), revision=revision or None, split=split or "train")
 
@@ -259,34 +282,53 @@ def is_data_set(root: Path) -> bool:
     return card.is_file() and "\nconfigs:" in card.read_text(errors="replace")
 
 
-def local_files(name: str, root: Path) -> tuple[Path, ...]:
-    """Find the files of a local corpus at `root`, sorted; raises UserError if none that go together."""
+def local_files(name: str, root: Path) -> tuple[tuple[Path, ...], int]:
+    """Find the files of a local corpus at `root`, sorted; count those left out beside others called train.
+
+    Raises UserError if there are none that go together.
+    """
     if not root.exists():
         raise UserError(f"no corpus {name!r}, give a file or folder, one of {', '.join(embedded.NAMES)}, "
                         f"{', '.join(HUB)}, or hub:ORG/NAME")
 
+    if (root / "state.json").exists() or (root / "dataset_dict.json").exists():
+        raise UserError(f"{name} is what save_to_disk of `datasets` wrote, write it by to_json or to_parquet")
+
     # One reader takes them all; a file that was named must have one, others in a folder need not.
-    files = to_train_on(readable(root)) if root.is_dir() else (root,)
+    found = tuple(filter(reader, visible(root))) if root.is_dir() else (root,)
+    files = to_train_on(found, root)
     readers = {reader(path) for path in files}
     if len(readers) != 1 or None in readers:
-        found = "files of several kinds" if len(readers) > 1 else "nothing"
-        raise UserError(f"{name} holds {found} to read, give {', '.join(READERS)} (also .gz, .zst), "
+        what = "files of several kinds" if len(readers) > 1 else "nothing"
+        raise UserError(f"{name} holds {what} to read, give {', '.join(READERS)} (also .gz, .zst), "
                         "one kind a folder")
-    return files
+    return files, len(found) - len(files)
 
 
-def to_train_on(files: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Leave out what is held out where files are called train and test or validation; else keep all."""
-    words = {path: set(re.split("[-._ 0-9]+", path.name.lower())) for path in files}
+def to_train_on(files: tuple[Path, ...], root: Path) -> tuple[Path, ...]:
+    """Keep only those called train where others are called test or validation, they or their folders."""
+    words = {path: set(re.split("[-._ =/0-9]+", path.relative_to(root).as_posix().lower())) for path in files}
     train = tuple(path for path in files if words[path] & TRAIN)
     held_out = any(words[path] & HELD_OUT for path in files)
     return train if train and held_out else files
 
 
-def readable(root: Path) -> tuple[Path, ...]:
-    """List a folder's files that a reader takes, hidden ones aside, sorted; none where there is no folder."""
-    files = (path for path in root.rglob("*") if reader(path) and path.is_file())
-    return tuple(sorted(path for path in files if "/." not in f"/{path.relative_to(root).as_posix()}"))
+def visible(root: Path) -> tuple[Path, ...]:
+    """List a folder's files, sorted, in linked folders too; none where there is no folder.
+
+    Hidden ones are left out, and what stages wrote.
+    """
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        # A link may lead to a folder that it is in.
+        real = os.path.realpath(folder)
+        if real in seen or {"train.bin", "meta.json"} <= set(names) or {".lock", "log.jsonl"} <= set(names):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return tuple(sorted(path for path in found if path.is_file()))
 
 
 def reader(path: Path) -> str | None:
@@ -304,10 +346,11 @@ def ending(path: Path) -> str:
     return path.suffix.lower()
 
 
-def rows_by_lines(path: Path) -> Iterator[dict]:
-    """Read the rows of a .txt, .jsonl or .ndjson file, packed or not; raises ValueError if a line is not one.
+def rows_of_text(path: Path) -> Iterator[dict]:
+    """Read the rows of a .txt, .jsonl, .ndjson or .json file, packed or not.
 
-    Not by `datasets`, which holds a long row several times over and refuses a file for half a surrogate pair.
+    Raises ValueError if one is none. Not by `datasets`, which holds a long row several times over, refuses a
+    file for half a surrogate pair and makes JSON of all rows where a field is not text in one.
     """
     with open_text(path) as file:
         # An empty line ends a document; as text, LF, CR LF and CR are one and the same.
@@ -317,17 +360,21 @@ def rows_by_lines(path: Path) -> Iterator[dict]:
                     yield {"text": "".join(lines)}
             return
 
-        # The line's number is what a user needs to find the one that is wrong.
-        for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
+        # An array is held whole. Else a row is a line, whose number is what a user needs to find a wrong one.
+        numbered = ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
+        first = next(numbered, (1, "[]"))
+        is_array = first[1].lstrip().startswith("[")
+        rows = [(1, first[1] + file.read())] if is_array else chain([first], numbered)
+        for number, text in rows:
+            place = path.name if is_array else f"line {number} of {path.name}"
             try:
-                row = json.loads(line)
+                found = json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number} of {path.name}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} of {path.name}: no JSON object")
-            yield row
+                raise ValueError(f"{place}: {error}") from error
+            for row in found if is_array else [found]:
+                if not isinstance(row, dict):
+                    raise ValueError(f"{place}: no JSON object")
+                yield row
 
 
 def rows_of_table(path: Path) -> Iterator[dict]:
@@ -348,6 +395,9 @@ def rows_of_table(path: Path) -> Iterator[dict]:
             for cells in table:
                 if not names:
                     names = cells
+                    twice = [name for name in names if name and names.count(name) > 1]
+                    if twice:
+                        raise csv.Error(f"the header has {twice[0]!r} twice")
                 elif len(cells) > len(names):
                     raise csv.Error(f"{len(cells)} cells, but {len(names)} in the header")
                 elif cells:                                # else an empty line
@@ -476,7 +526,13 @@ def no_text(name: str, row: dict, text_field: str | None) -> str:
         if row.keys() >= set(fields):
             return (f"no text in {'+'.join(fields)} of {name} (null, numbers, pictures, calls of tools are "
                     "none), give some or name other fields with --text-field")
-    return f"no text field in {name} (it has {', '.join(row)}), name one with --text-field, several as A+B"
+    fields = ", ".join(shown_field(field) for field in row)
+    return f"no text field in {name} (it has {fields}), name one with --text-field, several as A+B"
+
+
+def shown_field(field: str) -> str:
+    """Show the name of a field, which without a header is a whole document, in a line of an error."""
+    return field if len(field) < 40 and field.isprintable() else f"{field[:40]!r}…"
 
 
 def empty(name: str) -> str:

@@ -78,6 +78,10 @@ class Interleaved:
         major, minor = self.seen(steps)
         return {self.major.role: major * self.context, self.minor.role: minor * self.context}
 
+    def made_of(self) -> list[str]:
+        """Name what is trained on, so that it is known again: the checksums of both corpora."""
+        return [self.major.checksum, self.minor.checksum]
+
     def repeats(self) -> list[str]:
         """Say which corpora are read more than once."""
         lines = []
@@ -98,6 +102,7 @@ class Windows:
     stage: int                  # its number in the chain, from 1
     chosen: np.ndarray          # (windows,) uint32: the numbers of those that a pass reads
     mask: np.ndarray | None = None           # (tokens,) bool: which of them count; None: all
+    checksum: str = ""                       # of the corpus's token files
 
     def __len__(self) -> int:
         return len(self.chosen)

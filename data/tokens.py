@@ -92,7 +92,8 @@ class Corpus:
                 short = f"what was asked for of {short}, {limit} tokens,"
             raise UserError(f"{short} is shorter than one batch: {len(chosen)} sequences of {context} "
                             f"tokens, not {at_least}; give more, or a smaller --batch or --context")
-        return Windows(self.role, self.train, context, seed, stage, chosen, self.train_mask)
+        return Windows(self.role, self.train, context, seed, stage, chosen, self.train_mask,
+                       self.record["checksum"])
 
 
 def open_corpus(role: str, source: Source, tokenizer: tiktoken.Encoding, limit: int | None = None,
@@ -106,6 +107,7 @@ def open_corpus(role: str, source: Source, tokenizer: tiktoken.Encoding, limit: 
     if not source.held_out_split:
         limit = None
     slug = re.sub(r"[\W_]", "-", Path(source.name).name.split(".")[0])
+    slug = slug.encode()[:100].decode(errors="ignore")       # the name of a file has 255 bytes
     key = digest(source.name, source.version(), source.text_field, limit, fingerprint(tokenizer))
     masked = loss_on == "completion"
     suffix = "-completion" if masked else ""
@@ -143,7 +145,10 @@ def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"),
     places = working_folders(entries[-1], run)
     for path in chain.from_iterable(home.glob("*/meta.json") for home in token_folders(folder, places)):
         meta = read_meta(path.parent)
-        if meta.get("checksum") == record["checksum"] and (meta.get("masked") or not masked):
+        same = meta.get("checksum") == record["checksum"]
+        if masked:                           # other rows of the same text may mark other completions
+            same = same and meta.get("masked") and all(meta[name] == record[name] for name in RECORD)
+        if same:
             corpus = load_corpus(role, path.parent, masked)
             if corpus:
                 return corpus

@@ -65,8 +65,14 @@ def read_model(folder: str | Path, context: int, n_vocab: int) -> GPT:
         raise UserError(f"cannot read the weights in {folder} ({error}), restore it") from error
 
     # Llama's names are ours behind a prefix. Old files have rope's constants.
-    weights = {name.removeprefix("model."): weight.float() for name, weight in weights.items()
-               if not name.endswith("inv_freq")}
+    weights = {name: weight for name, weight in weights.items() if not name.endswith("inv_freq")}
+    coded = [name for name, weight in weights.items() if not weight.is_floating_point()]
+    doubled = [name for name in weights if f"model.{name}" in weights]
+    if coded:
+        raise UserError(f"{folder} is quantized ({coded[0]} holds whole numbers), give a plain Llama")
+    if doubled:
+        raise UserError(f"{folder} has {doubled[0]} twice, with model. before it and without, restore it")
+    weights = {name.removeprefix("model."): weight.float() for name, weight in weights.items()}
 
     # A tied head is in no file as a rule; one that is another than the embedding is none of transformers' 5.
     if config["tied"] and "embed_tokens.weight" in weights:
@@ -127,6 +133,9 @@ def weight_files(folder: Path) -> list[Path]:
     """List the files that hold a folder's weights, one or several."""
     # Of both, transformers takes the one file, too: an index may be left of what was there before.
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not whole.exists() and not index.exists() and list(folder.glob("pytorch_model*.bin")):
+        raise UserError(f"{folder} has its weights in pytorch_model.bin, save them as safetensors "
+                        "(save_pretrained does)")
     if whole.exists() or not index.exists():
         return [whole]
     shards = json.loads(index.read_text())["weight_map"].values()
@@ -189,7 +198,7 @@ def write_files(folder: Path, model: GPT, tokenizer: Encoding, lineage: list[dic
         "model_input_names": ["input_ids", "attention_mask"]})
     card = model_card(folder.name, lineage, context, model.parameter_count())
     with atomic(folder / "README.md") as file:
-        file.write(card.encode())
+        file.write(card.encode(errors="backslashreplace"))         # a file's name may be no UTF-8
 
     # A document begins after the end of another.
     end = end_of_text(tokenizer)

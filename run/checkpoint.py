@@ -26,6 +26,7 @@ class Progress(NamedTuple):
     step: int
     best: dict | None        # the lowest held-out loss so far: its weights, their step, the evaluations since
     seconds: dict[str, float]
+    made_of: list[str] | None = None         # what it trains on, as its stream says; older files do not
 
 
 def checkpoint_path(run: Path) -> Path:
@@ -61,11 +62,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def read_progress(path: Path) -> tuple[Checkpoint, Progress]:
     """Read an unfinished stage's last.pt, onto the CPU; raises UserError if it is not that."""
     parts = _read(path, mmap=False)             # the file will be replaced while its parts are in use
-    missing = [name for name in Progress._fields if name not in parts]
+    missing = [name for name in Progress._fields if name not in parts | Progress._field_defaults]
     if missing:
         raise UserError(f"{path} is not an unfinished stage's, remove it or run again with --overwrite")
     checkpoint = Checkpoint(**{name: parts[name] for name in Checkpoint._fields})
-    return checkpoint, Progress(**{name: parts[name] for name in Progress._fields})
+    return checkpoint, Progress(**{name: parts[name] for name in Progress._fields if name in parts})
 
 
 def _read(path: Path, mmap: bool) -> dict:

@@ -28,7 +28,7 @@ def count(text: str) -> int:
     digits = text if scale == 1 else text[:-1]
     try:
         value = Decimal(digits) * scale
-        whole = value.is_finite() and value >= 0 and value == int(value)
+        whole = 0 <= value < 2 ** 63 and value == int(value)
     except InvalidOperation:
         whole = False
     if not whole:

@@ -160,6 +160,8 @@ def occupy(out: Path, step: int, overwrite: bool) -> FileLock:
         held = lock(out)
         if (out / "run.json").exists() and not overwrite:
             raise UserError(f"{out} has just been finished by another run, there is nothing left to do")
+        if step == 0 and (out / "last.pt").exists() and not overwrite:
+            raise UserError(f"{out} has just been begun by another run, continue that with --resume")
 
         # What a killed run had half written is of no use, and a fresh start begins with nothing.
         for leftover in out.glob(".*.tmp"):

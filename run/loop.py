@@ -87,7 +87,7 @@ class Run:
     def begin(self, model: nn.Module, stream) -> Callable[[Tensor, Tensor], Tensor]:
         """Put the model on its device, make its optimizer, restore last.pt if there is one, and lock --out.
 
-        `model` has a dataclass `config`; `stream` gives `batch(step, rank, world)` and counts, as
+        `model` has a dataclass `config`; `stream` gives `batch(step, rank, world)`, counts and `made_of`, as
         `data.stream.Interleaved` does. Returns what computes losses, (batch, time) in nats, of (inputs,
         targets).
         """
@@ -237,7 +237,10 @@ class Run:
         return Checkpoint(self.model.state_dict(), asdict(self.model.config), lineage)
 
     def _continue(self, checkpoint: Checkpoint, progress: Progress) -> None:
-        """Restore what last.pt holds."""
+        """Restore what last.pt holds; raises UserError if that was trained on other data."""
+        if progress.made_of and progress.made_of != self.stream.made_of():
+            raise UserError(f"the corpora are not those that {self.args.out}/last.pt was trained on, restore "
+                            "them or start anew with --overwrite")
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(progress.optimizer)
         self.step, self.best, self.seconds = progress.step, progress.best, progress.seconds
@@ -344,7 +347,7 @@ class Run:
     def _progress(self) -> Progress:
         """What it takes to go on from here, beside the weights."""
         return Progress(self.identity.stage, self.identity.args, self.optimizer.state_dict(), self.step,
-                        self.best, self.seconds)
+                        self.best, self.seconds, self.stream.made_of())
 
     def _save(self) -> None:
         """Write last.pt: all that an interrupted run needs to continue bit for bit.

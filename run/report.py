@@ -148,7 +148,7 @@ class Report:
         # In a file or a pipe a bar would be a mess of control characters.
         if ranks.rank() == 0 and self.bar.disable and now - self.shown > SECONDS_BETWEEN_LINES:
             self.shown = now
-            left = timedelta(seconds=round(seconds_left))
+            left = timedelta(seconds=min(round(seconds_left), 10 ** 10))       # three centuries
             say("  ".join((self._place(step), *shown, f"{left} left")))
 
     def _track(self, step: int, **values: float) -> None:

@@ -160,6 +160,18 @@ def test_token_files_with_masks_serve_runs_without_but_not_the_other_way_round(s
     assert refused.status == 2 and refused.err.startswith("error: no corpus 'pairs.jsonl'")
 
 
+def test_masks_of_another_corpus_are_not_taken_though_its_text_is_the_same(stage):
+    """They are prepared first, and their folder's name comes first."""
+    long = [{"prompt": "", "completion": one.text} for one in find_source("pairs.jsonl").documents()]
+    Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in long))
+    stage("pretrain", f"--post long.jsonl --tokens 1k {ON} --out out/long")
+    stage("pretrain", f"--post pairs.jsonl --tokens 1k {ON}")
+    found = [tokens.corpus_of(read_checkpoint(Path("out", run, "ckpt.pt")).lineage, "post")
+             for run in ("long", "pretrain")]
+    assert found[0].record["checksum"] == found[1].record["checksum"]
+    assert found[0].train_mask.mean() > found[1].train_mask.mean()
+
+
 # ---- streams and losses
 
 def test_targets_of_prompts_are_minus_one_and_inputs_stay_as_they_are():

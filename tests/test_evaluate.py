@@ -55,8 +55,8 @@ def test_tables_json_and_samples(stage, monkeypatch):
     samples = evaluate(stage, "out/posttrain --sample 2 --prompt A2 --length 20 --seed 3").out
     assert samples.count("--- out/posttrain, sample") == 2 and samples.count("\nA2") == 2
 
-    # They are drawn as the flags say, and end where the document does.
-    drawn = Mock(return_value=torch.tensor([[255, 65, 66, 255, 67]]))
+    # They are drawn as the flags say, and end where the document does; what stands for no text is left out.
+    drawn = Mock(return_value=torch.tensor([[255, 65, 999, 66, 255, 67]]))
     monkeypatch.setattr(GPT, "generate", drawn)
     flags = "--sample 1 --prompt A --length 20 --temperature 0.5 --seed 3"
     assert evaluate(stage, f"out/posttrain {flags}").out == "--- out/posttrain, sample 1\nAB\n\n"

@@ -221,6 +221,35 @@ def test_a_last_pt_that_is_not_an_unfinished_stages_is_refused(stage, monkeypatc
     assert stage("pretrain", "--overwrite").status == 0
 
 
+def test_a_corpus_that_has_changed_since_the_run_was_interrupted_is_refused(stage, monkeypatch):
+    """An older last.pt does not say what it was trained on."""
+    stage("pretrain")
+    stage("posttrain")
+    shutil.copy("ft.jsonl", "whole.jsonl")
+    with monkeypatch.context() as patch:
+        die_at(patch, 7)
+        stage("finetune")
+    Path("ft.jsonl").write_text(Path("whole.jsonl").read_text().replace("acid", "ACID"))
+    run = stage("finetune", "--resume")
+    assert run.status == 2 and "the corpora are not those that out/finetune/last.pt was trained on" in run.err
+    shutil.copy("whole.jsonl", "ft.jsonl")
+    old = torch.load("out/finetune/last.pt")
+    del old["made_of"]
+    torch.save(old, "out/finetune/last.pt")
+    assert stage("finetune", "--resume").status == 0
+
+
+def test_what_another_run_has_begun_meanwhile_is_not_discarded(stage, monkeypatch):
+    def begin(out, *rest):
+        out.mkdir(parents=True)
+        (out / "last.pt").write_text("another's")
+        return occupy(out, *rest)
+    monkeypatch.setattr("run.folder.occupy", begin)
+    run = stage("pretrain")
+    assert run.status == 2 and "out/pretrain has just been begun by another run" in run.err
+    assert Path("out/pretrain/last.pt").read_text() == "another's"
+
+
 def test_checkpoints_of_another_stage_tokenizer_or_corpus_are_refused(stage):
     stage("pretrain", "--tokens 1k")
     lineage = read_checkpoint(Path("out/pretrain/ckpt.pt")).lineage

@@ -737,8 +737,8 @@ def test_D_pre_is_found_from_another_folder(planned, monkeypatch):
     ("corpora/web", "HOME/corpora/web"),                                 # no embedded corpus
     ("web", "web"),                                                      # which that is
     ("c4", "c4"),
-    ("hub:local:en@1", "hub:HOME/local:en@1"),
-    ("hub:else/where", "hub:else/where"),
+    ("hub:local:en", "hub:HOME/local:en"),
+    ("hub:else/where@1", "hub:else/where@1"),
     ("HOME/pre.jsonl", "HOME/pre.jsonl"),
 ])
 def test_every_kind_of_D_pre_keeps_its_meaning(folder, monkeypatch, name, expected):

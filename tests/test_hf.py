@@ -383,6 +383,22 @@ def test_a_tensor_that_is_lacking_misshapen_or_too_many_is_named(name, change_it
         read_model(path.parent, 64, 256)
 
 
+@pytest.mark.parametrize("change_it, told", [
+    (lambda whole: whole.update({"model.norm.weight": torch.ones(48, dtype=torch.int8)}), "hf is quantized"),
+    (lambda whole: whole.update({"norm.weight": torch.ones(48)}), "hf has norm.weight twice")])
+def test_weights_that_are_none_or_there_twice_are_refused(change_it, told, tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    path = exported(trained(SHAPES["grouped"]), tmp_path) / "model.safetensors"
+    whole = library.load_file(path)
+    change_it(whole)
+    library.save_file(whole, path)
+    with pytest.raises(UserError, match=told):
+        read_model(path.parent, 64, 256)
+    path.rename(path.with_name("pytorch_model.bin"))
+    with pytest.raises(UserError, match="has its weights in pytorch_model.bin, save them as safetensors"):
+        read_model(path.parent, 64, 256)
+
+
 def write_config(folder: Path, **changes: object) -> Path:
     config = {theirs: asdict(SHAPES["grouped"])[ours] for theirs, ours in NAMES.items()}
     (folder / "config.json").write_text(json.dumps(PLAIN | config | changes))

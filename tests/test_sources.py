@@ -36,7 +36,7 @@ def write(path: Path, rows: list[dict]) -> str:
         pack(path, as_table(rows, {"csv": ",", "tsv": "\t"}[kind]).encode())
     else:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        text = {"txt": "\n\n".join(row.get("text", "") for row in rows), "json": json.dumps(rows)}
+        text = {"txt": "\n\n".join(str(row.get("text", "")) for row in rows), "json": json.dumps(rows)}
         pack(path, text.get(kind, lines).encode())
     return str(path)
 
@@ -169,7 +169,7 @@ def test_text_field_can_be_named(tmp_path, capsys):
     assert documents(path, "body") == ["B"]
     assert documents(path, "head+body") == ["H\nB"] and capsys.readouterr().out == ""
     assert documents(path, "foot") == ["T"]                             # D_pre and D_post share the flag
-    assert "1 rows, read text of 1; 0 without text" in capsys.readouterr().out
+    assert "1 rows, none has foot, read text of 1; 0 without text" in capsys.readouterr().out
 
 
 CHAT = [{"messages": said(f"user: {text}?", f"assistant: {text}!"), "id": "7"} for text in TEXTS]
@@ -299,6 +299,12 @@ def test_a_row_of_a_table_that_is_none_is_named_by_its_first_line(tmp_path, row,
     assert "\n" not in str(error.value)
 
 
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="line 1 of a.csv: the header has 'text' twice"):
+        documents(pack(tmp_path / "a.csv", b"text,text\na,b\n"))
+    assert documents(pack(tmp_path / "a.csv", b"text,,\na,b,c\n")) == ["a"]
+
+
 @pytest.mark.parametrize("ending", ["txt.gz", "txt.ZST", "jsonl.zst", "csv.zst"])
 def test_a_packed_file_that_is_cut_off_is_refused(tmp_path, ending):
     path = Path(write(tmp_path / f"a.{ending}", [{"text": text} for text in TEXTS]))
@@ -369,7 +375,8 @@ def test_an_embedded_corpus_goes_on_to_the_size_in_its_name(monkeypatch):
         assert 0 <= len(text) - size < 1500
 
 
-@pytest.mark.parametrize("name, says", [("web:much", "'much' is not a count"), ("web:", "'' is not a count"),
+@pytest.mark.parametrize("name, says", [("web:much", "'much' is not a count"), ("web:1e5000", "not a count"),
+                                        ("web:", "'' is not a count"),
                                         ("chem:0", "at least 1"), ("wob:1M", "no corpus 'wob:1M'")])
 def test_a_size_that_is_none_is_said(name, says):
     with pytest.raises(UserError, match=says):
@@ -461,6 +468,66 @@ def test_a_folder_without_both_of_a_train_and_a_test_file_is_read_whole(tmp_path
     assert [text.strip() for text in documents(tmp_path)] == [f"{name}\nin two lines" for name in names]
 
 
+def test_files_left_out_beside_those_called_train_are_told(tmp_path, capsys):
+    """They, or their folders."""
+    for name in ("train/a.txt", "test/a.txt", "split=validation/a.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    assert documents(tmp_path) == ["train/a.txt"]
+    assert "1 files are called train, the other 2 are not read" in capsys.readouterr().out
+
+
+def test_linked_folders_are_read_once_and_what_stages_wrote_is_no_corpus(tmp_path):
+    own, far, run, tokens = (tmp_path / name for name in ("own", "far", "own/out/run", "own/out/tokens"))
+    for folder, names in ((own, ["a.jsonl"]), (far, ["b.jsonl"]), (run, [".lock", "log.jsonl", "run.json"]),
+                          (tokens, ["train.bin", "meta.json"])):
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_text(json.dumps({"text": name}))
+    (own / "linked").symlink_to(far)
+    (far / "back").symlink_to(own)
+    assert documents(own) == ["a.jsonl", "b.jsonl"]
+
+
+def test_the_name_of_a_file_is_no_pattern(tmp_path):
+    for name in ("data[1].parquet", "data1.parquet", "d*.parquet"):
+        write(tmp_path / name, [{"text": name}])
+        assert documents(tmp_path / name) == [name]
+
+
+def test_a_field_that_is_no_text_in_one_row_of_an_array_changes_no_other(tmp_path, capsys):
+    rows = [{"text": 'He said "no".\nThen'}, {"text": 7}]
+    assert documents(write(tmp_path / "a.json", rows)) == ['He said "no".\nThen']
+    assert "2 rows, read text of 1; 1 without text" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"a.json: Expecting ',' delimiter: line 1"):
+        documents(pack(tmp_path / "a.json", b'[{"text": "a"}'))
+    (tmp_path / "README.md").write_text(CARD.replace("jsonl", "json"))
+    for name in ("part-a.json", "part-b.json"):
+        write(tmp_path / name, rows)
+    with pytest.raises(UserError, match="as a data set"):
+        documents(tmp_path)
+    write(tmp_path / "part-a.json", rows[:1])
+    assert documents(tmp_path) == ['He said "no".\nThen']
+
+
+def test_a_json_may_have_a_row_a_line(tmp_path):
+    path = pack(tmp_path / "a.json.gz", b'\n {"text": "a"}\n\n{"text": "b"}\n')
+    assert documents(path) == ["a", "b"]
+
+
+def test_what_has_no_text_for_a_reason_is_told_it(tmp_path, capsys):
+    documents("chem:2k", "head")
+    assert "chem:2k: is generated and has no fields, --text-field is not for it" in capsys.readouterr().out
+    with pytest.raises(UserError, match="the name of a corpus is empty"):
+        find_source("")
+    with pytest.raises(UserError, match="is empty, give a corpus with text in it"):
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+        documents(tmp_path / "a.parquet")
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(UserError, match="what save_to_disk of `datasets` wrote"):
+        find_source(str(tmp_path))
+
+
 def test_rows_that_differ_in_their_fields_are_all_read(tmp_path, capsys):
     rows = [{"text": None, "prompt": "P", "completion": "C"}, {"text": "T"}, {"id": "7"}] * 2
     assert documents(write_lines(tmp_path / "a.jsonl", rows)) == ["P\nC", "T"] * 2
@@ -490,6 +557,10 @@ def test_of_a_cloned_data_set_only_the_training_split_is_text(tmp_path, card):
     assert documents(tmp_path) == ["seen 0", "seen 1", "seen 2"] and source.is_local
     before = source.version()
     named = find_source(f"hub:{tmp_path}").version()
+    if card:
+        (tmp_path / "README.md").write_text(card + "\nAnd more.")
+        assert find_source(str(tmp_path)).version() != before
+        before = find_source(str(tmp_path)).version()
     write(tmp_path / f"{names[0]}.jsonl", [{"text": "other"}])
     assert find_source(str(tmp_path)).version() != before and find_source(f"hub:{tmp_path}").version() != named
 
@@ -540,6 +611,8 @@ def test_configuration_split_and_revision_can_be_named(tmp_path):
     assert hub_set("clone:en", tmp_path.parent) == HubSet("clone", ("en",))
     (tmp_path / "clone").mkdir()
     assert hub_set("clone:en", tmp_path) == HubSet(f"{tmp_path}/clone", ("en",))
+    with pytest.raises(UserError, match="clone is a folder here, check v1 out and leave out @v1"):
+        hub_set("clone:en@v1", tmp_path)
     chosen = HubSet("org/name", ("en",), revision="v1", split="train_sft")
     assert hub_set("org/name:en/train_sft@v1") == chosen
     assert hub_set("org/name:/train_sft") == HubSet("org/name", (None,), split="train_sft")

@@ -271,7 +271,7 @@ def test_a_limit_chooses_windows_all_over_the_corpus_and_smaller_limits_parts_of
 
 def test_held_out_windows_are_spread_evenly_and_at_most_256():
     def corpus(held_out: int) -> Corpus:
-        return Corpus("pre", np.arange(9), np.arange(held_out), {"source": "numbers"})
+        return Corpus("pre", np.arange(9), np.arange(held_out), {"source": "numbers", "checksum": ""})
     assert corpus(13).held_out_sequences(4).tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
     many = corpus(4 * 512 + 1).held_out_sequences(4)                    # every other of 512
     assert len(many) == 256 and many[:, 0].tolist() == list(range(0, 4 * 512, 8))
@@ -282,7 +282,7 @@ def test_held_out_windows_are_spread_evenly_and_at_most_256():
 def test_a_corpus_ends_with_the_last_whole_window_and_may_be_one_batch():
     """A window of 4 inputs needs a fifth token, the last target."""
     def windows(train: int, at_least: int) -> int:
-        corpus = Corpus("pre", np.arange(train), np.arange(9), {"source": "numbers"})
+        corpus = Corpus("pre", np.arange(train), np.arange(9), {"source": "numbers", "checksum": ""})
         return len(corpus.windows(4, at_least, seed=1, stage=1))
     assert [windows(train, 2) for train in (9, 12, 13)] == [2, 2, 3]
     with pytest.raises(UserError, match="numbers is shorter than one batch: 2 sequences of 4 tokens, not 3"):
@@ -362,6 +362,12 @@ def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, content, says):
     (tmp_path / "v.tiktoken").write_bytes(content)
     with pytest.raises(UserError, match=says):
         load_tokenizer(str(tmp_path / "v.tiktoken"))
+
+
+def test_the_name_of_a_corpus_may_be_as_long_as_a_files(tmp_path):
+    path = tmp_path / ("字" * 80 + ".txt")
+    path.write_text("\n\n".join(f"document {number}" for number in range(99)))
+    assert len(open_corpus("ft", find_source(str(path)), BYTES, folder=tmp_path / "tokens").train)
 
 
 def test_of_two_tokenizers_of_one_name_each_is_read(tmp_path, monkeypatch):
