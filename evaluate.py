@@ -68,7 +68,7 @@ def main():
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
-    """Read the command line; what does not go together ends the process."""
+    """Read the command line; raises UserError for what does not go together."""
     parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished stage")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

@@ -70,6 +70,7 @@ def main():
 
 
 def parse(argv=None):
+    """Read the command line, and the checkpoint that --init names; raises UserError if they do not fit."""
     parser = Parser(__doc__, DEFAULTS)
     parser.flag("ft", str, f"D_ft: {HELP}", metavar="CORPUS")
     parser.flag("text-field", str, "its text field, several as A+B [found by itself]", metavar="F")

@@ -104,6 +104,7 @@ def main():
 
 
 def parse(argv=None):
+    """Read the command line, and the checkpoint that --init names; raises UserError if they do not fit."""
     # How long, and what makes a capability last.
     parser = Parser(__doc__, DEFAULTS)
     parser.flag("max-tokens", positive, "tokens of D_post at most, over as many passes as it takes")
@@ -138,7 +139,7 @@ def parse(argv=None):
 
 
 def with_schedule_of(before, args):
-    """The arguments with the schedule that the stage before left; raises UserError if it left none."""
+    """Take over the schedule that the stage before left; raises UserError if it left none or flags differ."""
     if not before["args"].get("leave"):
         raise UserError(f"{args.init} left nothing of its schedule, run pretrain.py with --leave STEPS")
     given = [name for name in SCHEDULE if getattr(args, name) is not None]

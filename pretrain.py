@@ -71,8 +71,8 @@ def main():
         pre = open_corpus("pre", pre_source, tokenizer, limit=args.tokens or args.post_tokens)
         post = open_corpus("post", post_source, tokenizer, limit=args.post_tokens, loss_on=args.loss_on)
 
-    # The mixing: D_pre's windows, and between them those of λ passes over D_post. Of either there must be a
-    # batch, unless nothing is trained.
+    # The mixing: D_pre's windows, and between them those of λ passes over D_post. Each must have at least a
+    # batch of windows, unless nothing is trained.
     context = config.context
     at_least = args.batch if args.tokens else 1
     pre_windows = pre.windows(context, at_least=at_least, seed=args.seed, stage=run.number)

@@ -186,7 +186,7 @@ class Source:
                 tell(f"reading {self.hub.path} from the hub …")
             builders = (datasets.load_dataset_builder(self.hub.path, config, revision=self.hub.revision)
                         for config in self.hub.configs)
-            return chain.from_iterable(stream(builder, split) for builder in builders)
+            return chain.from_iterable(streamed(builder, split) for builder in builders)
 
         # All files are of one kind, as `local_files` has seen to. A name is no pattern.
         kind, names = reader(self.files[0]), [glob.escape(str(path)) for path in self.files]
@@ -214,7 +214,7 @@ class Source:
         return f"cannot read {self.name} ({reason}), check that it is what its name says"
 
 
-def stream(builder, split: str) -> Iterable[dict]:
+def streamed(builder, split: str) -> Iterable[dict]:
     """Stream a split of what `datasets` builds, read as it is here.
 
     Of text an empty line ends a document, and of a table a cell that says NA is a text. What is of several

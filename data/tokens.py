@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data.sources import Source, Spans, empty, find_source, tell, within
 from data.stream import Windows, window
 from data.tokenizer_json import BYTES_PATTERN, END_OF_TEXT, read_tokenizer
-from run.files import UserError, atomic, turn, write_error, write_json
+from run.files import UserError, atomic, turn, cannot_write, write_json
 
 HELD_OUT_SHARES = (0.01, 0.02, 0.05, 0.1)   # of documents: the first that leaves MIN_HELD_OUT, else the last
 MIN_HELD_OUT = 2 ** 16                      # tokens, so that a held-out loss is stable
@@ -321,7 +321,7 @@ def prepare(source: Source, tokenizer: tiktoken.Encoding, limit: int | None, hom
     except BrokenPipeError:                                 # of what is told of the rows, not of a file
         raise
     except OSError as error:
-        raise write_error(home, error) from error
+        raise cannot_write(home, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(f"{source.name}: {counts['train']:,} tokens, {counts['held_out']:,} held out → {home}", flush=True)

@@ -12,6 +12,7 @@ If it is killed or run again, or several machines share the folder, it continues
 it gets SIGKILL, the runs that it had started go on by themselves.
 """
 
+import itertools
 import shlex
 import sys
 from argparse import Namespace
@@ -52,10 +53,7 @@ def main() -> None:
     # Figures share runs: each is made once, and what is finished must be what this plan means.
     root = args.out or default_root(args)
     plans = {name: runs_of(papers[name], name, args, args.seeds, root) for name in names}
-    by_folder = {}
-    for of_figure in plans.values():
-        by_folder |= {run.out: run for run in of_figure}
-    runs = list(by_folder.values())
+    runs = list({run.out: run for run in itertools.chain(*plans.values())}.values())
     for run in runs:
         require_same(run)
 
@@ -118,21 +116,21 @@ def folder_of(paper: ModuleType) -> str:
 
 def figures_asked_for(args: Namespace, papers: dict[str, ModuleType]) -> list[str]:
     """List the figures to be made, all that the preset has of a paper; raises UserError if there is none."""
-    planned = sorted(name for name, paper in papers.items()
-                     if paper.FIGURES[name].plan and grid(args) in paper.SETTINGS)
-    if args.name in planned:
+    # One figure may have no plan at all, or none at this size.
+    if args.name in papers:
+        paper = papers[args.name]
+        if not paper.FIGURES[args.name].plan:
+            raise UserError(f"{args.name} is of runs that are there, name them with --runs")
+        if grid(args) not in paper.SETTINGS:
+            raise UserError(f"{args.name} has no plan for {grid(args)}, only for {', '.join(paper.SETTINGS)}")
         return [args.name]
-    if args.name not in papers:
-        of_paper = [name for name in planned if args.name in ("all", folder_of(papers[name]))]
-        if not of_paper:
-            raise UserError(f"{args.name} has no plan for {grid(args)}")
-        return of_paper
 
-    # There is no plan at all, or none at this size.
-    paper = papers[args.name]
-    if not paper.FIGURES[args.name].plan:
-        raise UserError(f"{args.name} is of runs that are there, name them with --runs")
-    raise UserError(f"{args.name} has no plan for {grid(args)}, only for {', '.join(paper.SETTINGS)}")
+    # Of a paper, or of all, those that have one.
+    planned = sorted(name for name, paper in papers.items() if args.name in ("all", folder_of(paper))
+                     and paper.FIGURES[name].plan and grid(args) in paper.SETTINGS)
+    if not planned:
+        raise UserError(f"{args.name} has no plan for {grid(args)}")
+    return planned
 
 
 def grid(args: Namespace) -> str:
@@ -141,7 +139,7 @@ def grid(args: Namespace) -> str:
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
-    """Read the command line; what does not go together ends the process."""
+    """Read the command line; raises UserError for what does not go together."""
     parser = Parser(__doc__)
     figures = sorted(by_figure())
     papers = [folder_of(paper) for paper in PAPERS]
@@ -238,8 +236,7 @@ def make(args: Namespace, runs: list[Planned], corpora: set[str], jobs: int,
     missing = [run for run in runs if not run.is_finished()]
     if missing:
         prepare_corpora(corpora, args.preset)
-    amounts = {run: work(run) for run in missing}
-    return Sweep(missing, jobs, args.nproc_per_node, root, amounts, args.compile).execute()
+    return Sweep(missing, jobs, args.nproc_per_node, root, work, args.compile).execute()
 
 
 def prepare_corpora(corpora: set[str], preset: str) -> None:

@@ -111,6 +111,13 @@ def checkpoint_bytes(model: Settings) -> int:
         return 4 * GPT(configure(preset, vocabulary(preset), sizes)).parameter_count()
 
 
+def copies_kept(run: Planned) -> int:
+    """Count the copies of its weights, in size, that a run leaves: ckpt.pt, and left.pt's two moments."""
+    if run.stage == "noise":
+        return 0
+    return 3 if run.stage == "pretrain" and "--leave" in dict(run.settings) else 1
+
+
 def cost(name: str, runs: list[Planned], jobs: int, processes: int, compiled: bool | None = None) -> str:
     """Say in a line what there is to do, and how long that takes if every stage uses all its tokens."""
     start_up = time.process_time()          # importing torch, which every run does as this process did
@@ -124,17 +131,16 @@ def cost(name: str, runs: list[Planned], jobs: int, processes: int, compiled: bo
     if not torch.cuda.device_count():
         share = min(1, cores() / (jobs * processes))
 
-    # Models of different sizes go at different speeds. Noise leaves no checkpoint.
-    to_go = training = working = 0.0                         # tokens, and seconds of training and of all
-    kept, unknown = 0, ""                                    # bytes, and why the speed is
+    # Models of different sizes go at different speeds.
+    to_go = 0.0                                              # tokens to train on
+    training = working = 0.0                                 # seconds of that, and of evaluation besides
+    kept = 0                                                 # bytes
+    unknown = ""                                             # why a speed could not be measured
     for model in dict.fromkeys(map(model_of, left)):
         of_model = [run for run in left if model_of(run) == model]
         budget = sum(tokens(run) for run in of_model)
         to_go += budget
-        files = sum(run.stage != "noise" for run in of_model)
-        leaving = [run for run in of_model if run.stage == "pretrain" and "--leave" in dict(run.settings)]
-        files += 2 * len(leaving)                                                    # two moments a weight
-        kept += checkpoint_bytes(model) * files
+        kept += checkpoint_bytes(model) * sum(map(copies_kept, of_model))
 
         # Runs may do what this cannot, and if not, each says so.
         try:

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from experiments.curves import Judged, curve_of, mean_over_seeds, of_whole_seeds, rows_of
 from experiments.points import Point, distinct, having
-from experiments.statistics import estimate
+from experiments.statistics import band
 from run.checkpoint import read_run
 from run.files import UserError
 
@@ -76,9 +76,7 @@ class Courses(NamedTuple):
         axis.annotate(name, (steps[-1], mean[-1]), xytext=(6, 0), textcoords="offset points", va="center",
                       color=colour, annotation_clip=False)
         if len(by_seed) > 1:
-            band = [estimate(losses) for losses in by_seed.T]
-            axis.fill_between(steps, [one.low for one in band], [one.high for one in band], color=colour,
-                              alpha=0.15, linewidth=0)
+            axis.fill_between(steps, *band(by_seed), color=colour, alpha=0.15, linewidth=0)
 
     def _courses(self, points: list[Point]) -> tuple[ndarray, ndarray]:
         """Collect the steps (k,) and the losses of every run at them, (seeds, k)."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.points import Point, columns, distinct, having
-from experiments.statistics import Estimate, estimate, verdict
+from experiments.statistics import Estimate, band, estimate, verdict
 from run.files import UserError
 
 Judged = list[tuple[str, str, Estimate]]         # (claim, statistic in words, estimate), seen if above 0
@@ -24,8 +24,9 @@ class Curves(NamedTuple):
     panels: Sequence[str]                                    # the losses drawn, a panel each
     losses: Sequence[str]                                    # those in the table
     falls: str                                               # the loss whose fall along the dial is tabulated
-    judge: Callable[[ndarray, dict[str, ndarray]], Judged]   # dial (k,), losses (seeds, k) → the claims
     colour: str
+    # dial (k,), losses (seeds, k) → what is claimed of a single curve
+    judge: Callable[[ndarray, dict[str, ndarray]], Judged] = lambda dial, by_loss: []
     belongs: Callable[[Point], bool] = lambda point: True    # whether a point is of this figure
     # (preset, series, loss) → the paper's curve, (n, 2)
     published: Callable[[str, object, str], ndarray | None] = lambda *of: None
@@ -193,10 +194,7 @@ def draw_curve(axis, dial: ndarray, by_seed: ndarray, label: str, colour: str, s
 
     # The mean of one seed is the seed.
     if several:
-        band = [estimate(column) for column in by_seed.T]
-        low = [one.low for one in band]
-        high = [one.high for one in band]
-        axis.fill_between(dial, low, high, color=colour, alpha=0.15 * shade, linewidth=0)
+        axis.fill_between(dial, *band(by_seed), color=colour, alpha=0.15 * shade, linewidth=0)
         axis.plot(dial, by_seed.T, ".", color=colour, alpha=0.4 * shade, markersize=4)
 
 

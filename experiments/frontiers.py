@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.points import Point, at_highest, columns, distinct, having
-from experiments.statistics import Estimate, estimate, verdict
+from experiments.statistics import Estimate, band, estimate, verdict
 from run.files import UserError
 
 View = tuple[str, str]                                       # the loss on x, the loss on y
@@ -87,8 +87,7 @@ class Comparison(NamedTuple):
     verdict: str
 
 
-def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
-            key_loss: str = "L_ret") -> Comparison:
+def compare(better: Sequence[Point], worse: Sequence[Point], view: View) -> Comparison:
     """Compare the fronts of two recipes, seed by seed.
 
     A seed is won if its gap is above 0 or, where its fronts have no range in common and so no gap, if the one
@@ -96,9 +95,8 @@ def compare(better: Sequence[Point], worse: Sequence[Point], view: View,
     seed is won and the ratio above 0. The hypervolumes' reference is `reference_point` of all the points, so
     that ratios of different pairs do not compare. Raises UserError if no seed has both.
     """
-    # The loss of the claim is the second: the gap is measured in it.
-    matched_loss = next(loss for loss in view if loss != key_loss)
-    matched = matched_loss, key_loss
+    # The gap is measured in L_ret, which so is the second loss, on whichever axis it is drawn.
+    matched = next(loss for loss in view if loss != "L_ret"), "L_ret"
     better_by_seed = fronts(better, matched)
     worse_by_seed = fronts(worse, matched)
     seeds = [seed for seed in better_by_seed if seed in worse_by_seed]
@@ -152,7 +150,6 @@ class Frontiers(NamedTuple):
     style: Callable[[Hashable, Sequence[Hashable]], Style]   # (recipe, those drawn with it)
     published: Callable[[str, str, Sequence[Hashable], Hashable, View], ndarray | None]
     # (preset, pipeline, column, recipe, view) → the paper's line, (n, 2)
-    key_loss: str = "L_ret"                                  # in which the gap is measured
     more_verdicts: Callable[[list[Point]], list[list[str]]] = lambda points: []    # of all points together
 
     def select(self, points: list[Point]) -> list[Point]:
@@ -205,9 +202,9 @@ class Frontiers(NamedTuple):
             worse = having(points, pipeline=pipeline, recipe=pair.worse)
             if better and worse:
                 for view in self.views:
-                    compared = compare(better, worse, view, self.key_loss)
+                    compared = compare(better, worse, view)
                     where = f"{pipeline}, ({', '.join(view)})"
-                    rows.append([claim, where, *cells_of(compared, self.key_loss)])
+                    rows.append([claim, where, *cells_of(compared)])
         return rows + self.more_verdicts(points)
 
     def table(self, points: list[Point]) -> list[list[str]]:
@@ -244,14 +241,14 @@ class Frontiers(NamedTuple):
             axis.plot(*line.T, "--", color=colour, linewidth=0.8, label=f"paper, {recipe}")
 
 
-def cells_of(compared: Comparison, key_loss: str) -> list[str]:
+def cells_of(compared: Comparison) -> list[str]:
     """Write what was measured, its p and the verdict: three cells of a row."""
     gap = compared.gap
     ratio = compared.log_ratio.exponential()
     won = ""
     if np.isnan(gap.value):
         won = f", better in {sum(compared.wins)} of {len(compared.wins)}"
-    measured = f"gap in {key_loss} {gap:.3f}{won}, hypervolume ratio {ratio:.2f}"
+    measured = f"gap in L_ret {gap:.3f}{won}, hypervolume ratio {ratio:.2f}"
     return [measured, f"{gap.shown_p()}, {ratio.shown_p()}", compared.verdict]
 
 
@@ -277,8 +274,5 @@ def draw_front(axis, points: list[Point], view: View, label: str, style: Style) 
         return
     x = np.linspace(low, high, 50)
     y = np.array([np.interp(x, *front.T) for front in by_seed])
-    band = [estimate(column) for column in y.T]
-    lower = [one.low for one in band]
-    upper = [one.high for one in band]
     axis.plot(x, y.mean(axis=0), style.line, linewidth=1.6, **colours)
-    axis.fill_between(x, lower, upper, color=style.colour, alpha=0.15, linewidth=0)
+    axis.fill_between(x, *band(y), color=style.colour, alpha=0.15, linewidth=0)

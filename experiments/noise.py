@@ -168,7 +168,7 @@ def several(text: str) -> int:
 
 
 def parse(argv: list[str] | None = None) -> tuple[Namespace, Checkpoint]:
-    """Read the command line, and the run that it names; what does not go together ends the process."""
+    """Read the command line, and the run that it names; raises UserError for what does not go together."""
     parser = Parser(__doc__, DEFAULTS)
     parser.flag("gamma", nonnegative, "γ: standard deviation of the noise, in that of initial weights")
     parser.flag("back", share, "first go this share of the way back to where the run's last stage began")

@@ -15,8 +15,9 @@ Point = dict[str, object]
 
 def read_points(paths: Sequence[Path], chains: Sequence[tuple[str, ...]], losses: Sequence[str],
                 describe: Callable[[list[dict]], dict]) -> list[Point]:
-    """Read a point for each finished chain of such stages at or below the paths: settings, losses, _se.
+    """Read a point for each finished chain of such stages at or below the paths.
 
+    It has what sets the chain apart, its losses in nats per token, and their standard errors as NAME_se.
     `describe` says of a lineage what its settings are, and may tell losses of stages before the last. Raises
     UserError where a path has no such chain, or one lacks a loss.
     """

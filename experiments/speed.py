@@ -18,7 +18,7 @@ import pretrain
 from data.stream import Interleaved, Windows
 from model import GPT, SIZES, configure
 from run.device import wait_for
-from run.flags import mendable
+from run.flags import as_user_error
 from run.loop import Run
 
 
@@ -93,7 +93,7 @@ def forget() -> None:
 
 def reason(error: Exception) -> str:
     """Say in a line why a step could not be measured; without the advice to run a diverged stage again."""
-    words = str(mendable(error) or f"{type(error).__name__}: {error}")
+    words = str(as_user_error(error) or f"{type(error).__name__}: {error}")
     return words.splitlines()[0].partition(", run again")[0]
 
 

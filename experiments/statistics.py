@@ -47,6 +47,12 @@ def estimate(values: ndarray) -> Estimate:
     return Estimate(value, float(value - half), float(value + half), p=sign_flip_p(values), seeds=seeds)
 
 
+def band(by_seed: ndarray) -> tuple[list[float], list[float]]:
+    """Estimate the 95% interval at every place of (seeds, k): its low ends and its high ends, (k,) each."""
+    estimates = [estimate(values) for values in by_seed.T]
+    return [one.low for one in estimates], [one.high for one in estimates]
+
+
 @cache
 def student_t(freedom: int, coverage: float = 0.95) -> float:
     """Find what |t| of Student's distribution stays below with probability `coverage`."""

@@ -96,8 +96,9 @@ def filled(line: str, settings: dict[str, str], corpora: dict[str, str]) -> str:
     """Put a preset's settings in place of their $names; those of corpora stay."""
     try:
         return Template(line).substitute({role: f"${role}" for role in corpora} | settings)
-    except KeyError as name:
-        raise ValueError(f"the plan {line!r} has ${name.args[0]}, neither a corpus nor a setting") from None
+    except KeyError as missing:
+        (name,) = missing.args
+        raise ValueError(f"the plan {line!r} has ${name}, neither a corpus nor a setting") from None
 
 
 def planned(stage: str, choice: Settings, corpora: dict[str, str], preset: str, seed: int,
@@ -217,7 +218,7 @@ def cores() -> int:
 
 
 def jobs_at_once(runs: Sequence[Planned], asked: int | None, processes: int) -> int:
-    """Choose how many runs go on at once: as asked for, or one a device, but no more than can ever."""
+    """Choose how many runs go on at once: as asked for, or one a device, but no more than ever can."""
     devices = gpus() or cores()
     levels = Counter(len(run.ancestors()) for run in runs)             # a run waits for those before it
     return min(max(levels.values()), asked or max(1, devices // processes))
@@ -273,7 +274,7 @@ class Sweep:
     jobs: int                                                # runs at once
     processes: int                                           # of a run
     root: Path
-    work: dict[Planned, float]                               # of a run, in tokens
+    work: Callable[[Planned], float]                         # of a run, in tokens
     compiled: bool | None = None                             # whether long runs are; None: on CUDA
     waiting: list[Planned] = field(init=False, default_factory=list)
     running: dict[int, Running] = field(init=False, default_factory=dict)          # by slot
@@ -332,7 +333,7 @@ class Sweep:
                 self.failed[run] = f"{shlex.join(self._command(run, 'python'))}\n{last_lines(run.log())}"
                 self.waiting = [other for other in self.waiting if run not in other.ancestors()]
             else:
-                self.work_done += self.work[run]
+                self.work_done += self.work(run)
             self._tell(run)
 
     def _start(self) -> None:
@@ -362,7 +363,7 @@ class Sweep:
 
     def _command(self, run: Planned, python: str) -> list[str]:
         """The command of a run, with what it is told of torch.compile."""
-        return [*command(run, self.processes, python), *compiling(run, self.work[run], self.compiled)]
+        return [*command(run, self.processes, python), *compiling(run, self.work(run), self.compiled)]
 
     def _tell(self, run: Planned) -> None:
         """Say how a run ended and how long the rest may take."""
@@ -377,7 +378,7 @@ class Sweep:
         left += [one.run for one in self.running.values()]
         time_left = ""
         if left and self.work_done:
-            work_left = sum(self.work[one] for one in left)
+            work_left = sum(map(self.work, left))
             seconds = (time.monotonic() - self.started) * work_left / self.work_done
             time_left = f"; {duration(seconds)} left"
         print(f"{finished}/{len(self.missing)} {run.out}: {outcome}{time_left}", flush=True)

@@ -99,6 +99,6 @@ def wait_for(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def mixed(seed: int, step: int, rank: int) -> int:
+def mixed_seed(seed: int, step: int, rank: int) -> int:
     """Mix three numbers into the seed of a generator; one on a CPU takes no more than its last 32 bits."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])

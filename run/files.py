@@ -25,7 +25,7 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise UserError(str(error).splitlines()[0]) from error
 
 
-def write_error(path: Path | str, error: OSError, tried: str = "write") -> UserError:
+def cannot_write(path: Path | str, error: OSError, tried: str = "write") -> UserError:
     """Say what the user can do where a file cannot be written, or what else was `tried` with it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"no space left to write {path}, free some and run again, a stage with --resume")
@@ -48,7 +48,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):                 # where nothing can be written, nothing can be removed
             temporary.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise write_error(folder, error) from error
+        raise cannot_write(folder, error) from error
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def turn(path: Path) -> Iterator[None]:
     try:
         held = FileLock(path).acquire()
     except OSError as error:
-        raise write_error(path, error) from error
+        raise cannot_write(path, error) from error
     with held:
         yield
 

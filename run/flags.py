@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from run import ranks
-from run.files import UserError, write_error
+from run.files import UserError, cannot_write
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ class Parser(argparse.ArgumentParser):
                 filled[key] = self.kinds[name](row[column].rstrip("*"))
         return Namespace(**filled)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """Raise UserError, where argparse would print a page and exit."""
         raise UserError(f"{message.removeprefix('argument ')}, see {self.prog} --help")
 
@@ -225,7 +226,7 @@ def status_of(main: Callable[[], None]) -> int:
     except Exception as error:
         if ranks.rank() > 0:
             time.sleep(5)                  # rank 0 most likely says the same, and torchrun then ends this one
-        told = mendable(error)
+        told = as_user_error(error)
         if not told and not ranks.launched():
             raise
         if not told:
@@ -237,7 +238,7 @@ def status_of(main: Callable[[], None]) -> int:
         return 2
 
 
-def mendable(error: Exception) -> UserError | None:
+def as_user_error(error: Exception) -> UserError | None:
     """Say of an error what the user can mend; None if it is a fault of the program."""
     compiling = is_of_the_compiler(error)
     error = getattr(error, "inner_exception", error)       # what was wrong when torch.compile failed
@@ -258,7 +259,7 @@ def mendable(error: Exception) -> UserError | None:
         return UserError(f"torch.compile fails ({reason}), mend that or use --no-compile")
 
     if isinstance(error, OSError) and error.errno:
-        return write_error(error.filename or "what is printed or a file", error, tried="read or write")
+        return cannot_write(error.filename or "what is printed or a file", error, tried="read or write")
     return None
 
 

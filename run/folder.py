@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoint, read_progress, read_run,
                             save_checkpoint)
-from run.files import UserError, as_json, atomic, lock, write_error
+from run.files import UserError, as_json, atomic, lock, cannot_write
 
 DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"
@@ -170,7 +170,7 @@ def occupy(out: Path, step: int, overwrite: bool) -> FileLock:
             for name in FILES:
                 (out / name).unlink(missing_ok=True)
     except OSError as error:
-        raise write_error(out, error) from error
+        raise cannot_write(out, error) from error
     _cut_log(out / "log.jsonl", step)
     return held
 

@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from run import folder, ranks
 from run.checkpoint import Checkpoint, Progress, read_progress, save_checkpoint
-from run.device import autocast, be_deterministic, mixed, pick_device, pick_dtype, wait_for
+from run.device import autocast, be_deterministic, mixed_seed, pick_device, pick_dtype, wait_for
 from run.files import UserError
 from run.flags import noting_signals
 from run.losses import TOKENS_AT_ONCE, Loss, held_out_loss
@@ -118,7 +118,8 @@ class Run:
 
         # Times do not count an interruption.
         self.started = time.monotonic() - self.seconds["total"]
-        self.noted = self._training_time(), self.step       # when the last line of the log was written
+        self.noted_at = self._training_time()               # when the last line of the log was written,
+        self.noted_step = self.step                         # and after which step
         self.history = []                                   # (loss, gradient norm) of the steps since then
         self.ahead = None                                   # the batch that has been read last
         self.micro_batch = args.micro_batch or largest_micro_batch(args.batch, stream.context)
@@ -137,7 +138,7 @@ class Run:
         with noting_signals() as received:
             while not self.at_end():
                 # Dropout's seed, a different one on each rank.
-                torch.manual_seed(mixed(self.args.seed, self.step, ranks.rank()))
+                torch.manual_seed(mixed_seed(self.args.seed, self.step, ranks.rank()))
                 self.current = self._next_step()
                 yield self.current
 
@@ -278,16 +279,16 @@ class Run:
         """Bring this rank's inputs and targets to the device, unless they are there."""
         if not self.ahead or self.ahead.step != step:
             with self._clock("data"):
-                parts = self.stream.batch(step, ranks.rank(), ranks.world())
-                tokens = int(ranks.add_up((parts[1] >= 0).sum()))
-
-                # Only from pinned memory is a copy safe that is not waited for (MPS: torch's issue 189690).
-                on_cuda = self.device.type == "cuda"
-                if on_cuda:
-                    parts = [part.pin_memory() for part in parts]
-                inputs, targets = (part.to(self.device, non_blocking=on_cuda) for part in parts)
-                self.ahead = Batch(step, inputs, targets, tokens)
+                inputs, targets = self.stream.batch(step, ranks.rank(), ranks.world())
+                tokens = int(ranks.add_up((targets >= 0).sum()))
+                self.ahead = Batch(step, self._on_device(inputs), self._on_device(targets), tokens)
         return self.ahead
+
+    def _on_device(self, part: Tensor) -> Tensor:
+        """Copy to the device; on CUDA without waiting, which only pinned memory makes safe."""
+        if self.device.type == "cuda":
+            return part.pin_memory().to(self.device, non_blocking=True)
+        return part.to(self.device)                         # waited for: MPS has torch's issue 189690
 
     @contextmanager
     def _clock(self, activity: str) -> Iterator[None]:
@@ -317,9 +318,8 @@ class Run:
             # Speed is that of the steps since the last note.
             loss, gradient_norm = history.mean(dim=0).tolist()
             now = self._training_time()
-            time_noted, step_noted = self.noted
-            steps, seconds = self.step - step_noted, now - time_noted
-            self.noted = now, self.step
+            steps, seconds = self.step - self.noted_step, now - self.noted_at
+            self.noted_step, self.noted_at = self.step, now
             line = {"loss": loss, "gradient_norm": gradient_norm, "lr": self.optimizer.param_groups[0]["lr"],
                     "tokens_per_second": per_second(steps * self.args.batch * self.stream.context, seconds)}
             seconds_left = seconds / steps * (self.stream.steps - self.step)

@@ -69,8 +69,9 @@ def sequence_losses(model: nn.Module, sequences: Tensor, dtype: str) -> Tensor:
 
     ranks.add_up(losses)                            # every sequence is 0 on all ranks but one: exact
 
-    # A ratio of sums, linearized: its standard error is that of the residuals. Where all tokens count,
-    # every weight is 1 and nothing changes.
+    # The mean is a ratio of sums, of losses and of counted tokens. To first order a sequence moves it by its
+    # losses − mean · its tokens, over the mean number of tokens: the standard error is that of these. Where
+    # all tokens count nothing changes.
     counting = (sequences[:, 1:] >= 0).double().mean(dim=1)
     weight = counting / counting.mean()
     losses /= counting.mean()

@@ -18,12 +18,11 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW
 
 def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: int,
                   decay: float | None = None) -> float:
-    """Rise to `peak` over `warmup` steps, fall to `minimum` at the last of `steps`; a peak below it stays.
+    """Rise to `peak` over `warmup` steps, at most half of `steps`; then fall to `minimum` at the last.
 
-    Of a stage that is short the warm-up is no more than half, so that it comes to its peak.
 
     The fall is a cosine, or, with `decay`, linear over the last share `decay` of the steps, none before:
-    warm-up–stable–decay.
+    warm-up–stable–decay. A peak below `minimum` is kept throughout.
     """
     warmup = min(warmup, steps // 2)
     if step < warmup:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from run import ranks
-from run.files import UserError, write_error
+from run.files import UserError, cannot_write
 from run.losses import Loss
 
 SECONDS_BETWEEN_LINES = 5        # where there is no terminal to draw a bar on
@@ -122,7 +122,7 @@ class Report:
             with open(self.log, "a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise write_error(self.log, error) from error
+            raise cannot_write(self.log, error) from error
         self._track(**line)
 
     def sum_up(self, step: int, losses: dict[str, Loss], facts: dict[str, object]) -> None:

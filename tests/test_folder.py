@@ -18,7 +18,7 @@ from matplotlib import pyplot
 
 from run.checkpoint import read_checkpoint, read_progress
 from run.files import UserError, lock, write_json
-from run.flags import mendable
+from run.flags import as_user_error
 from run.folder import occupy
 from run.report import next_command
 from tests.conftest import ROOT, SMALL, assert_same, die_at, files_of, log_of, report, weights
@@ -661,7 +661,7 @@ def test_whatever_else_is_wrong_with_a_file_is_one_line(stage, monkeypatch, erro
     (RuntimeError("Python 3.99+ not yet supported for torch.compile"), "use --no-compile"),
 ])
 def test_a_compiler_that_fails_is_one_line(error, says):
-    assert says in str(mendable(error))
+    assert says in str(as_user_error(error))
 
 
 def test_theory_says_in_one_line_what_cannot_be_written_or_printed(stage, monkeypatch):

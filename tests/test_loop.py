@@ -17,7 +17,7 @@ from torch.torch_version import TorchVersion
 from model import GPT, configure
 from run import folder, loop, ranks
 from run.checkpoint import read_progress, save_checkpoint
-from run.device import be_deterministic, gpus, mixed, pick_device, pick_dtype, preferred
+from run.device import be_deterministic, gpus, mixed_seed, pick_device, pick_dtype, preferred
 from run.files import UserError
 from run.flags import status_of
 from run.loop import Run, adamw, largest_micro_batch, learning_rate
@@ -48,7 +48,7 @@ def test_dropout_is_another_of_every_seed_step_and_rank():
     """A CPU's generator takes the last 32 bits of its seed: where they differ, so do its draws."""
     drawn = set()
     for seed, step, rank in itertools.product((1, 2, 42), (0, 1, 1000), (0, 1)):
-        torch.manual_seed(mixed(seed, step, rank))
+        torch.manual_seed(mixed_seed(seed, step, rank))
         drawn.add(torch.rand(1).item())
     assert len(drawn) == 18
 

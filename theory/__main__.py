@@ -301,7 +301,7 @@ def parse(argv: list[str] | None = None) -> tuple[Setting, argparse.Namespace]:
     parser.add_argument("--out", type=Path, default=Path("out/theory"),
                         help="folder of the figures (%(default)s)")
 
-    # Those of Section 5 are left out where they are not given: who gives one wants to see what it does.
+    # Those of Section 5 are left out where they are not given: whoever gives one wants to see what it does.
     theorems_only = parser.add_argument_group("of the topic theorems", argument_default=argparse.SUPPRESS)
     for field in fields(Setting):
         flag = "--" + field.name.replace("_", "-")

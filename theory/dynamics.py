@@ -91,13 +91,14 @@ def tasks(setting: Setting) -> Tasks:
     )
 
 
+def blend(major, minor, share):
+    """Mix two losses told by their moments, field by field: (1 − share)·major + share·minor."""
+    return type(major)(*((1 - share) * one + share * other for one, other in zip(major, minor)))
+
+
 def mix(major: Task, minor: Task, share) -> Task:
-    """Mix two losses, (1 − share)·major + share·minor; share has the settings' shape (…)."""
-    share = per_block(share)
-    return Task(
-        v=(1 - share) * major.v + share * minor.v,
-        c=(1 - share) * major.c + share * minor.c,
-    )
+    """Mix two losses of blocks; share has the settings' shape (…)."""
+    return blend(major, minor, per_block(share))
 
 
 def anchor(task: Task, sigma: ndarray, reg) -> Task:
@@ -260,7 +261,11 @@ def rotation(n: int, rng) -> ndarray:
 
 def aligned_factors(U: ndarray, V: ndarray, w: ndarray, depth: int, rng) -> ndarray:
     """Build W₁ = U diag(w) Q₁ᵀ, W₂ = Q₁ diag(w) Q₂ᵀ, …, W_L = Q_(L−1) diag(w) Vᵀ, Q random: (L, n, n)."""
-    bases = [U, *(rotation(len(U), rng) for _ in range(depth - 1)), V]
+    return factors_of(w, [U, *(rotation(len(U), rng) for _ in range(depth - 1)), V])
+
+
+def factors_of(w: ndarray, bases: list[ndarray]) -> ndarray:
+    """Build aligned, balanced factors (L, n, n) of singular values w (n,)."""
     return np.stack([left * w @ right.T for left, right in zip(bases, bases[1:])])
 
 
@@ -389,26 +394,19 @@ def three_stages_by_matrices(s: Setting, factors: ndarray, U: ndarray, V: ndarra
         return sample_moments(task, U, V, s.counts, max(1, round(share * samples)), rng, draws)
 
     # Stage 1 and Stage 2 may have one corpus only: what has no share draws no sample.
-    def blend(major, minor, share):
-        if share == 0:
-            return moments(major, 1)
-        if share == 1:
-            return moments(minor, 1)
-        common = moments(major, 1 - share)
-        rare = moments(minor, share)
-        return Moments(
-            covariance=(1 - share) * common.covariance + share * rare.covariance,
-            cross=(1 - share) * common.cross + share * rare.cross,
-        )
+    def mixture_of(major, minor, share):
+        if share in (0, 1):
+            return moments(minor if share else major, 1)
+        return blend(moments(major, 1 - share), moments(minor, share), share)
 
-    # Factors go from stage to stage as they are; U and V only serve to look at them.
+    # Factors go from stage to stage as they are; what is returned of them is seen in the bases U and V.
     corpora = tasks(s)
-    mixture = blend(corpora.pre, corpora.post, s.alpha)
+    mixture = mixture_of(corpora.pre, corpora.post, s.alpha)
     factors = descend_matrices(factors, mixture, s.t_pre, eta)
     theta_pre = looked_at(factors)
 
     # λ_reg holds θ itself, so θ_pre goes back from the bases.
-    replayed = blend(corpora.post, corpora.pre, s.replay)
+    replayed = mixture_of(corpora.post, corpora.pre, s.replay)
     penalized = Moments(
         covariance=replayed.covariance + s.reg * np.eye(s.n),
         cross=replayed.cross + s.reg * U @ theta_pre @ V.T,

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from .dynamics import Moments, descend_matrices, random_factors
+from .dynamics import Moments, blend, descend_matrices, random_factors
 
 ETA = 0.01                               # learning rate of gradient descent
 
@@ -96,11 +96,6 @@ def corpora(pair: Pair) -> Corpora:
         post=Quadratic(1, r, 1, yx1=pair.pre + r * delta, yx2=r * pair.pre + delta),
         ft=Quadratic(1, 0, 0, yx1=pair.ft, yx2=0),
     )
-
-
-def blend(major: Quadratic, minor: Quadratic, share) -> Quadratic:
-    """Blend two losses, (1 − share)·major + share·minor."""
-    return Quadratic(*((1 - share) * one + share * other for one, other in zip(major, minor)))
 
 
 def loss_on_post(unit: Unit, pair: Pair) -> ndarray:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from .drawing import BLUE, GUIDE, MIXED, ORANGE, RED, STAR, TRIANGLE, UNMIXED, in_a_row, panels
-from .dynamics import Moments, rotation
+from .dynamics import Moments, blend, rotation
 
 D = 20
 
@@ -29,10 +29,7 @@ D = 20
 
 def replayed(target: Moments, theta_g: ndarray, rho: float) -> Moments:
     """Mix generic data of covariance I into the target's moments, (…, d, d) and (…, outputs, d)."""
-    return Moments(
-        covariance=(1 - rho) * target.covariance + rho * np.eye(theta_g.shape[-1]),
-        cross=(1 - rho) * target.cross + rho * theta_g,
-    )
+    return blend(target, Moments(np.eye(theta_g.shape[-1]), theta_g), rho)
 
 
 def ridge(moments: Moments) -> ndarray:

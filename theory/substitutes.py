@@ -55,29 +55,32 @@ class Found(NamedTuple):
 
 def compute(rng) -> Found:
     """Train all that is printed and drawn."""
-    # Mixing and replay, in one hidden unit and in networks with random weights.
+    # Mixing and replay are trained in one hidden unit and in networks with random weights.
     alphas = np.array(list(ALPHAS))
     mixing = Pair(alpha=SHARES, replay=np.array(list(REPLAYS))[:, None])
-
-    # The unmixed Stage 2 can tell the features apart by replay, or where the copy is not exact.
-    replay, copy, t_post = np.meshgrid((0, 0.02, 0.1), (1, 0.99, 0.95), (1, 2, 4, 8, 16), indexing="ij")
-
-    # Compute-matched, every λτ is a whole number of steps.
-    lengths, budgets = np.array(list(LENGTHS))[:, None], np.array(BUDGETS)[:, None, None]
-    matched = Pair(t_pre=BEFORE[0], t_ft=lengths)
-    waited = Pair(t_pre=np.array(BEFORE)[:, None, None], t_ft=lengths)
-    eta = LAMBDAS[1] * np.array(BUDGETS)
     return Found(
         runs=train_pair(Pair(alpha=alphas), record=True),
         mixing=train_pair(mixing),
         random=by_matrices(mixing, FEATURES, DRAWS, rng),
-        told_apart=train_pair(Pair(alpha=0.0, replay=replay, copy=copy, t_post=t_post)),
+        told_apart=told_apart(),
         turns=turns(),
         partial=train_pair(Pair(alpha=FINE_SHARES, x=QUARTERS[:, None])),
         mixtures=loss_on_post(on_a_mixture(Pair(alpha=alphas[:, None]), QUARTERS), Pair()),
-        matched=train_matched(matched, LAMBDAS, budgets, eta[0]),
-        waited=train_matched(waited, LAMBDAS, BUDGETS[1], eta[1]),
+        matched=at_lengths(BEFORE[0], np.array(BUDGETS)[:, None, None]),
+        waited=at_lengths(np.array(BEFORE)[:, None, None], BUDGETS[1]),
     )
+
+
+def told_apart() -> Stages:
+    """Train unmixed runs whose Stage 2 can tell the features apart, by replay or as the copy is not exact."""
+    replay, copy, t_post = np.meshgrid((0, 0.02, 0.1), (1, 0.99, 0.95), (1, 2, 4, 8, 16), indexing="ij")
+    return train_pair(Pair(alpha=0.0, replay=replay, copy=copy, t_post=t_post))
+
+
+def at_lengths(t_pre, tau) -> Stages:
+    """Train compute-matched for each of LENGTHS and LAMBDAS, in steps of which every λτ is a whole number."""
+    pair = Pair(t_pre=t_pre, t_ft=np.array(list(LENGTHS))[:, None])
+    return train_matched(pair, LAMBDAS, tau, eta=LAMBDAS[1] * np.min(tau))
 
 
 def train_matched(pair: Pair, lam, tau, eta: float) -> Stages:

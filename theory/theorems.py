@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from .dynamics import (INCONSISTENT, INVARIANT, SPECIALIZED, Moments, Run, Setting, Task, descend,
-                       descend_matrices, in_bases, loss, matrix_moments, stage_1, stage_2, tasks,
+                       descend_matrices, factors_of, in_bases, loss, matrix_moments, stage_1, stage_2, tasks,
                        three_stages, unmixed)
 from .window import clock, half_crossing
 
@@ -283,11 +283,6 @@ def fixed_bases(n: int, depth: int = 2) -> list[ndarray]:
         normal = np.cos(number * np.arange(n))
         bases.append(bases[-1] - 2 * np.outer(bases[-1] @ normal, normal) / (normal @ normal))
     return bases
-
-
-def factors_of(w: ndarray, bases: list[ndarray]) -> ndarray:
-    """Build aligned, balanced factors (L, n, n) of singular values w (n,)."""
-    return np.stack([left * w @ right.T for left, right in zip(bases, bases[1:])])
 
 
 def moments_in(bases: list[ndarray], task: Task, s: Setting) -> Moments:

@@ -191,10 +191,10 @@ def latest_post(s: Setting) -> ndarray:
 
 # ---- what the paper does not show
 
-def compute_matched(s: Setting, lam, tau, eta: float | None = None) -> Run:
-    """Train Figure 3b in this model: D_post for a time τ in all, λτ of it in Stage 1 and the rest in Stage 2.
+def compute_matched(s: Setting, lam, tau) -> Run:
+    """Train Figure 3b here, by flow: D_post for a time τ in all, λτ of it in Stage 1 and the rest in Stage 2.
 
     D_post is added to D_pre's time t_pre, so Stage 1 lasts t_pre + λτ with α = λτ / (t_pre + λτ).
     """
     t_pre = s.t_pre + lam * tau
-    return three_stages(replace(s, alpha=lam * tau / t_pre, t_pre=t_pre, t_post=(1 - lam) * tau), eta)
+    return three_stages(replace(s, alpha=lam * tau / t_pre, t_pre=t_pre, t_post=(1 - lam) * tau))

@@ -52,10 +52,10 @@ def main(argv: list[str]) -> None:
     tables = {path: read_table(path) for path in args.calibration or ()}
     once = {run.resolve(): run for run in args.runs}
     probed = [probes_of(run, args) for run in once.values()]
-    by_measure = {one.measured_on: one.run for one in probed}
-    if len(by_measure) > 1:
-        (one, run), (other, another) = list(by_measure.items())[:2]
-        raise UserError(f"{run} is measured on {one}, {another} on {other}: forecast each for itself")
+    for one in probed:
+        if one.measured_on != probed[0].measured_on:
+            raise UserError(f"{probed[0].run} is measured on {probed[0].measured_on}, {one.run} on "
+                            f"{one.measured_on}: forecast each for itself")
 
     # What cannot be made a number of is said before anything runs.
     law = calibrated(tables, probed) if of_law(args) else None
@@ -75,8 +75,7 @@ def main(argv: list[str]) -> None:
     # Without one of its probes a run has no place among the others.
     make_folder(args.out)
     missing = [probe for probe in probes if not probe.is_finished()]
-    amounts = {probe: work(probe) for probe in missing}
-    failed = Sweep(missing, jobs, args.nproc_per_node, args.out, amounts, args.compile).execute()
+    failed = Sweep(missing, jobs, args.nproc_per_node, args.out, work, args.compile).execute()
     tell_failures(failed)
     if failed:
         raise UserError(f"{len(failed)} probes failed, mend the cause and run this again")
@@ -84,7 +83,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Read the command line; what does not go together ends the process."""
+    """Read the command line; raises UserError for what does not go together."""
     parser = Parser(__doc__)
     parser.prog = "python -m experiments forecast"
 

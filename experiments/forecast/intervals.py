@@ -28,7 +28,8 @@ def judge_intervals_by(probe: str, tasks: list[Task]) -> list[list[str]]:
 
     A statistic is one number a pipeline, not a seed: the runs of one share by how much they are missed.
     """
-    forecasts, unprobed = (left_out(tasks, [], known) for known in (probe, "L_im"))
+    forecasts = left_out(tasks, [], probe)
+    unprobed = left_out(tasks, [], "L_im")
     pipelines = sorted({task.pipeline for task in tasks})
     where = f"{len(pipelines)} pipelines"
     claim = f"{PROBES[probe]}{COVERED:.0%} of L_ret lie in their 95% intervals"

@@ -162,13 +162,14 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
             cases.setdefault((point["seed"], point["recipe"]), []).append(point)
     known = {where: known_of(case, ft) for where, case in cases.items()}
 
-    # A seed counts if every recipe that is probed in any seed has in it what any has in any. Text like D_ft
-    # is exempt, for a study may have none.
+    # A recipe takes part that was probed in some seed. A seed counts in which all of them have whatever is
+    # known of any θ_post, but for text like D_ft: a study may have none.
     recipes = sorted({recipe for (_, recipe), found in known.items() if found})
     needed = set().union(*known.values()) - {ON_LIKE}
-    seeds = [seed for seed in sorted({seed for seed, _ in cases})
-             if recipes and all(needed <= set(known.get((seed, recipe), ())) for recipe in recipes)]
-    if not seeds:
+    lacking = {seed for seed, _ in cases for recipe in recipes
+               if not needed <= known.get((seed, recipe), {}).keys()}
+    seeds = sorted({seed for seed, _ in cases} - lacking)
+    if not seeds or not recipes:
         raise UserError(f"no seed has every run of {pipeline} → {ft} at rate {rate:g}, "
                         "finish its sweep first")
 
@@ -222,7 +223,7 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     known |= {name: float(whole_on_pre[0][column]) for name, column in COLUMNS.items()}
     known |= {ON_LIKE: point["D_post after"] for point in on_like}
 
-    # What another Stage 3 did is known to who has run one.
+    # What another Stage 3 did is known to whoever has run one.
     others = [point["D_post after"] for point in case
               if is_whole(point) and point["done"] != ft and not on_d_pre(point)]
     if others:
@@ -244,8 +245,10 @@ def rises(tasks: list[Task], probe: str) -> Rises:
             seed=seed,
             recipe=recipe,
         ))
-    columns = ([column.ravel() for column in columns] for columns in zip(*of_tasks))
-    return Rises(*map(np.concatenate, columns))
+    fields = []
+    for of_task in zip(*of_tasks):
+        fields.append(np.concatenate([values.ravel() for values in of_task]))
+    return Rises(*fields)
 
 
 # ------------------------------------------------------------------------------------------------------------

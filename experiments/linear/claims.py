@@ -1,8 +1,8 @@
 """What the linear network with substitutable features says of real models, as numbers that should be above 0.
 
 theory/README.md has the model. A D_ft that mixes texts like D_pre's and like D_post's teaches the unmixed run
-what it lacks: exposure saves ever less forgetting. Compute-matched, the best λ rises
-with the length of Stage 3.
+what it lacks: exposure saves ever less forgetting. Compute-matched, the best λ rises with the length of
+Stage 3.
 """
 
 import re
@@ -61,19 +61,13 @@ def judge_best_lam(curves: dict[float, Curve]) -> Judged:
              estimate(best[1] - best[0]))]
 
 
-def nothing(*curve: object) -> Judged:
-    """Judge nothing of a single curve: the claims are of several together."""
-    return []
-
-
 PLACE = Curves(
     dial="w", symbol="w", axis="w, share of D_ft that is like D_post", series="recipe", name_series=str,
     panels=("ΔL_post", "L_ft"), losses=("ΔL_post", *LOSSES), falls="ΔL_post", colour=PURPLE, colours=COLOURS,
-    star=False, judge=nothing,
-    belongs=lambda point: point["recipe"] in (UNMIXED, MIXED), judge_together=judge_place)
+    star=False, belongs=lambda point: point["recipe"] in (UNMIXED, MIXED), judge_together=judge_place)
 MATCHED = Curves(
     dial="lam", symbol="λ", series="stage3_lr", name_series=lambda rate: f"fine-tuned at rate {rate:g}",
-    panels=("L_im", "L_ret"), losses=LOSSES, falls="L_ret", colour=PURPLE, judge=nothing,
+    panels=("L_im", "L_ret"), losses=LOSSES, falls="L_ret", colour=PURPLE,
     judge_together=judge_best_lam)
 
 FIGURES = {
