@@ -18,9 +18,10 @@ from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chos
                                          saved_by_choosing, standardized, with_combination, without_dropout)
 from experiments.forecast.command import d_pre_of, parse, probes_of
 from experiments.forecast.intervals import covered, forecasts_of, judge_intervals, left_out, width
-from experiments.forecast.known import (ON_LIKE, PROBES, QUARTER, RESULTS, Task, describe, is_like, known_of, of_seeds,
-                                        published, read_table, rises, tasks_of)
+from experiments.forecast.known import ON_LIKE, PROBES, QUARTER, describe, is_like, known_of
 from experiments.forecast.plan import PLAN, SETTINGS
+from experiments.forecast.tables import RESULTS, published, read_table
+from experiments.forecast.tasks import Task, of_seeds, rises, tasks_of
 from experiments.points import read_points
 from experiments.statistics import ranks, spearman, student_t
 from experiments.sweep import Sweep, plan
@@ -40,7 +41,7 @@ OF_FIGURE = [plan(PLAN[preset], preset, SETTINGS[preset], forecast.CORPORA[prese
 @pytest.fixture(autouse=True)
 def nothing_published(monkeypatch):
     """What results/ has is of no concern here."""
-    monkeypatch.setattr("experiments.forecast.known.RESULTS", Path("nothing"))
+    monkeypatch.setattr("experiments.forecast.tables.RESULTS", Path("nothing"))
 
 
 def test_rank_correlation_by_hand():
@@ -234,7 +235,7 @@ def test_without_a_probe_at_one_rate_there_is_nothing_to_forecast(stage):
     ("like-poems", "poems", False),                                      # the whole of it
 ])
 def test_text_is_like_a_D_ft_by_name(done, ft, expected):
-    assert is_like(done, ft) == expected
+    assert is_like({"done": done, "rate": 1e-4}, ft) == expected
 
 
 def test_a_probe_on_text_like_D_ft_is_known_of_that_D_ft():
@@ -332,7 +333,7 @@ def test_a_probe_that_tells_all_is_seen_to(stage):
 def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, monkeypatch):
     other = CORPORA | {"pre": "pre.jsonl", "post": "post.jsonl", "ft": "ft.jsonl"}
     other |= {"like_post": "like-post.jsonl", "like_ft": "like-ft.jsonl"}
-    monkeypatch.setattr("experiments.forecast.known.RESULTS", Path("results"))
+    monkeypatch.setattr("experiments.forecast.tables.RESULTS", Path("results"))
     write_study(seeds=1, corpora=other, runs=Path("others"))
     draw(stage, "forecast", "others")
     Path("results/others").mkdir(parents=True)
@@ -649,7 +650,7 @@ def test_a_probe_is_priced_as_the_model_that_the_run_has(planned):
 
 
 def test_a_number_can_be_learned_from_what_is_published(monkeypatch):
-    monkeypatch.setattr("experiments.forecast.known.RESULTS", RESULTS)
+    monkeypatch.setattr("experiments.forecast.tables.RESULTS", RESULTS)
     tasks = published("toy")
     assert {task.tokens for task in tasks} == {100e3} and ON_LIKE in tasks[0].known
     assert fit(rises(tasks, ON_LIKE)).kinds >= 4

@@ -16,9 +16,10 @@ from experiments.drawing import Figure
 from experiments.early_exposure.claims import COLOURS
 from experiments.forecast.calibration import Forecast
 from experiments.forecast.intervals import forecasts_of, judge_intervals, published_beside
-from experiments.forecast.known import (BEGUN, ON_LIKE, PROBES, QUARTER, Task, describe, is_like, is_whole,
-                                        on_d_pre, tasks_of, with_course)
+from experiments.forecast.known import (ON_LIKE, PROBES, QUARTER, describe, done_of, is_like, is_whole,
+                                        on_d_pre, with_course)
 from experiments.forecast.plan import PLAN
+from experiments.forecast.tasks import Task, tasks_of
 from experiments.points import Point, distinct
 from experiments.statistics import estimate, spearman, verdict
 
@@ -41,7 +42,7 @@ class Forecasts(NamedTuple):
         """
         fts = distinct([point for point in points if is_whole(point)], "done")
         kept = [point for point in points
-                if BEGUN not in point["done"] or any(is_like(point["done"], ft) for ft in fts)]
+                if done_of(point).percent is None or any(is_like(point, ft) for ft in fts)]
         return [with_course(point) if on_d_pre(point) else point for point in kept]
 
     def shape(self, points: list[Point]) -> tuple[int, int]:

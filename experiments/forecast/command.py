@@ -23,7 +23,9 @@ from data.stream import whole_sequences
 from data.tokens import where, working_folders
 from experiments.cost import cost, preset_of, tokens, value, work
 from experiments.forecast.calibration import Law, fit
-from experiments.forecast.known import ON_LIKE, PARTS, presets_in, published, read_table, rises, tasks_in
+from experiments.forecast.known import ON_LIKE, PARTS
+from experiments.forecast.tables import presets_in, published, read_table, tasks_in
+from experiments.forecast.tasks import rises
 from experiments.points import Point, stem
 from experiments.sweep import (Planned, Sweep, add_flags, folder_name, jobs_at_once, require_same,
                                tell_failures)

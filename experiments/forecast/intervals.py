@@ -6,7 +6,9 @@ import numpy as np
 from numpy import ndarray
 
 from experiments.forecast.calibration import NOTHING_KNOWN, Forecast, fit, scaled
-from experiments.forecast.known import ON_LIKE, PROBES, QUARTER, Task, published, rises
+from experiments.forecast.known import ON_LIKE, PROBES, QUARTER
+from experiments.forecast.tables import published
+from experiments.forecast.tasks import Task, rises
 from experiments.statistics import Estimate, estimate, verdict
 
 COVERED = 0.9                # share of L_ret inside their 95% intervals, or more

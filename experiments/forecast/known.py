@@ -1,45 +1,23 @@
-"""What is known of every θ_post before anybody fine-tunes it, beside the L_ret that was measured after."""
+"""What is known of a θ_post before anybody fine-tunes it, and what was done to it then."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy import ndarray
 
 from data import embedded
 from experiments.courses import evaluations
 from experiments.early_exposure.claims import recipe_of
-from experiments.forecast.calibration import Rises
 from experiments.points import Point, distinct, having, seed_of, stem
 from run.checkpoint import read_run
 from run.files import UserError
 
-RESULTS = Path(__file__).parent / "results"
 PARTS = {"eighth": 1 / 8, "quarter": 1 / 4}                  # of the steps of a Stage 3
 QUARTER = "a quarter of Stage 3 on D_pre"
 ON_LIKE = "a quarter of Stage 3 on text like D_ft"
 PROBES = {QUARTER: "on D_pre: ", ON_LIKE: "on text like D_ft: "}       # how claims about them begin
 BEGUN = "% of Stage 3 on "              # in the names of those that --leave has left unfinished
 COLUMNS = {"an eighth of Stage 3 on D_pre": "eighth", QUARTER: "quarter", "Stage 3 on D_pre": "D_post after"}
-
-
-class Task(NamedTuple):
-    """What is to be forecast: L_ret after one Stage 3, from the n recipes of a pipeline in the same seeds."""
-    pipeline: str                        # "web → music"
-    ft: str
-    rate: float                          # of Stage 3
-    tokens: float                        # of Stage 3
-    seeds: list[str]                     # (seeds,)
-    recipes: list[str]                   # (n,)
-    lams: ndarray                        # (n,)
-    sizes: ndarray                       # (n,) |D_post| in tokens
-    stages_2: list[str]                  # (n,) recipes without their λ
-    known: dict[str, ndarray]            # by name, what is known before, in nats, (seeds, n)
-    L_ret: ndarray                       # (seeds, n)
-
-    def __str__(self) -> str:
-        return f"{self.pipeline} → {self.ft}"
 
 
 def describe(lineage: list[dict]) -> dict[str, object]:
@@ -80,24 +58,39 @@ def describe(lineage: list[dict]) -> dict[str, object]:
     return known | {"done": done, "rate": 0.0, "tokens": 0.0, "D_post after": losses[2]["L_post"]} | course
 
 
-def on_d_pre(point: Point) -> bool:
-    """Tell whether what was done was a whole Stage 3 on D_pre, whose first quarter is the probe."""
-    return point["done"] == point["pipeline"].split(" → ")[0]
+class Done(NamedTuple):
+    """What was done to a θ_post: a Stage 3, whole or only begun, or a change of its weights."""
+    text: str | None = None              # of the Stage 3; None where weights were changed
+    percent: float | None = None         # of its steps that were taken; None where it is whole
+
+
+def done_of(point: Point) -> Done:
+    """Tell what was done by its name, as `describe` gave it."""
+    if not point["rate"]:
+        return Done()
+    percent, begun, text = point["done"].partition(BEGUN)
+    return Done(text, float(percent)) if begun else Done(point["done"])
 
 
 def is_whole(point: Point) -> bool:
-    """Tell whether what was done was a whole Stage 3, and not only its beginning or a change of weights."""
-    return bool(point["rate"]) and BEGUN not in point["done"]
+    """Tell whether what was done was a whole Stage 3."""
+    done = done_of(point)
+    return done.text is not None and done.percent is None
 
 
-def is_like(done: str, ft: str) -> bool:
+def on_d_pre(point: Point) -> bool:
+    """Tell whether what was done was a whole Stage 3 on D_pre, whose first quarter is the probe."""
+    return is_whole(point) and point["done"] == point["pipeline"].split(" → ")[0]
+
+
+def is_like(point: Point, ft: str) -> bool:
     """Tell whether what was done was a quarter of a Stage 3, to within a tenth, on other text like `ft`.
 
     Names say what is alike: web0music100 and like-music are like music.
     """
-    percent, begun, text = done.partition(BEGUN)
+    text, percent = done_of(point)
     quarter = 100 * PARTS["quarter"]
-    if not begun or abs(float(percent) - quarter) > quarter / 10:
+    if percent is None or abs(percent - quarter) > quarter / 10:
         return False
     is_other_draw = text != ft and embedded.shares(text) == {ft: 1.0}
     return text == f"like-{ft}" or is_other_draw
@@ -121,82 +114,6 @@ def with_course(point: Point) -> Point:
     return point | told
 
 
-def tasks_of(points: list[Point]) -> list[Task]:
-    """Line up what is known and what came out, over the seeds that have all of it.
-
-    Raises UserError if there is nothing to forecast, or no seed has everything.
-    """
-    tasks = []
-    for pipeline in distinct(points, "pipeline"):
-        there = having(points, pipeline=pipeline)
-        tuned = [point for point in there if is_whole(point) and not on_d_pre(point)]
-        for ft in distinct(tuned, "done"):
-            for rate in sorted(distinct(having(tuned, done=ft), "rate")):
-                tasks.append(task_of(there, pipeline, ft, rate))
-    if not tasks:
-        raise UserError("none of these runs is a Stage 3 on another corpus than D_pre, add those to forecast")
-
-    # Means over tasks are of the same seeds in each.
-    shared = set.intersection(*(set(task.seeds) for task in tasks))
-    if not shared:
-        raise UserError("no seed has every run of every D_ft and rate, finish the sweep first")
-
-    # They are compared by what is known in all of them.
-    everywhere = set.intersection(*(set(task.known) for task in tasks))
-    return [of_seeds(task, shared, everywhere) for task in tasks]
-
-
-def of_seeds(task: Task, kept: set[str], names: set[str]) -> Task:
-    """Keep some seeds of a task, and what is known by some names."""
-    rows = [number for number, seed in enumerate(task.seeds) if seed in kept]
-    known = {name: values[rows] for name, values in task.known.items() if name in names}
-    return task._replace(seeds=[task.seeds[row] for row in rows], known=known, L_ret=task.L_ret[rows])
-
-
-def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
-    """Line up one Stage 3; raises UserError if no seed has everything."""
-    # All that was done to one θ_post: Stage 3 at this rate, and changes of weights, which have none (0).
-    cases = {}
-    for point in points:
-        if point["rate"] in (0, rate):
-            cases.setdefault((point["seed"], point["recipe"]), []).append(point)
-    known = {where: known_of(case, ft) for where, case in cases.items()}
-
-    # A recipe takes part that was probed in some seed. A seed counts in which all of them have whatever is
-    # known of any θ_post, but for text like D_ft: a study may have none.
-    recipes = sorted({recipe for (_, recipe), found in known.items() if found})
-    needed = set().union(*known.values()) - {ON_LIKE}
-    lacking = {seed for seed, _ in cases for recipe in recipes
-               if not needed <= known.get((seed, recipe), {}).keys()}
-    seeds = sorted({seed for seed, _ in cases} - lacking)
-    if not seeds or not recipes:
-        raise UserError(f"no seed has every run of {pipeline} → {ft} at rate {rate:g}, "
-                        "finish its sweep first")
-
-    # From dictionaries to arrays (seeds, n). What one of them lacks is left out: all are compared alike.
-    counted = [known[seed, recipe] for seed in seeds for recipe in recipes]
-    lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
-                for name in counted[0] if all(name in one for one in counted)}
-    L_ret = lined_up.pop("L_ret")
-
-    # What sets recipes apart is the same in every seed.
-    first = [cases[seeds[0], recipe][0] for recipe in recipes]
-    (whole,) = having(cases[seeds[0], recipes[0]], done=ft)
-    return Task(
-        pipeline=pipeline,
-        ft=ft,
-        rate=rate,
-        tokens=whole["tokens"],
-        seeds=seeds,
-        recipes=recipes,
-        lams=np.array([point["lam"] for point in first]),
-        sizes=np.array([point["post_tokens"] for point in first]),
-        stages_2=[point["stage_2"] for point in first],
-        known=lined_up,
-        L_ret=L_ret,
-    )
-
-
 def known_of(case: list[Point], ft: str) -> dict[str, float]:
     """Collect what is known of one θ_post, and L_ret after Stage 3 on `ft`; nothing without one on D_pre.
 
@@ -205,7 +122,7 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     # What this Stage 3 did, what it does on D_pre and on text like D_ft, and what changes of the weights do.
     measured = having(case, done=ft)
     whole_on_pre = [point for point in case if on_d_pre(point)]
-    on_like = [point for point in case if is_like(point["done"], ft)]
+    on_like = [point for point in case if is_like(point, ft)]
     changed = [point for point in case if not point["rate"]]
     if not measured or not whole_on_pre:
         return {}
@@ -229,82 +146,3 @@ def known_of(case: list[Point], ft: str) -> dict[str, float]:
     if others:
         known["Stage 3 on another D_ft"] = float(np.mean(others))
     return known | {"L_ret": measured[0]["D_post after"]}
-
-
-def rises(tasks: list[Task], probe: str) -> Rises:
-    """Collect what Stage 3 and a probe took, by its name in `known`: a row a run of all tasks."""
-    of_tasks = []
-    for task in tasks:
-        seed, recipe = np.meshgrid(task.seeds, task.recipes, indexing="ij")
-        of_tasks.append(Rises(
-            probe=task.known[probe] - task.known["L_im"],
-            measured=task.L_ret - task.known["L_im"],
-            pipeline=np.full(seed.shape, task.pipeline),
-            ft=np.full(seed.shape, task.ft),
-            rate=np.full(seed.shape, task.rate),
-            seed=seed,
-            recipe=recipe,
-        ))
-    fields = []
-    for of_task in zip(*of_tasks):
-        fields.append(np.concatenate([values.ravel() for values in of_task]))
-    return Rises(*fields)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# The figure's tables
-
-def published(preset: str) -> list[Task]:
-    """Read the tables in results/ that are of a preset."""
-    tables = {path: read_table(path) for path in sorted(RESULTS.glob("*/forecast.csv"))}
-    return [task for path, points in tables.items() if presets_in(points) == preset
-            for task in tasks_in(path, points)]
-
-
-def presets_in(points: list[Point]) -> str:
-    """Name the preset that points are of, or all of several."""
-    return " and ".join(distinct(points, "preset"))
-
-
-def read_table(path: Path) -> list[Point]:
-    """Read the points that a figure wrote; raises UserError if it did not."""
-    words = {"run", "preset", "pipeline", "seed", "recipe", "stage_2", "done"}
-    needed = words | {"rate", "tokens", "lam", "post_tokens", "L_im", "D_post after", *PARTS}
-
-    # What is empty in a column of numbers stays text: a change of weights has no course.
-    points = []
-    try:
-        with open(path, newline="") as lines:
-            for row in csv.DictReader(lines):
-                numbers = {name: float(text) for name, text in row.items() if text and name not in words}
-                points.append(row | numbers)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, csv.Error) as error:
-        raise not_a_table(path, error) from error
-
-    # A table of an older figure may lack what is asked of it now.
-    missing = needed - points[0].keys() if points else needed
-    if missing:
-        raise UserError(f"{path} is no forecast.csv of the figure as it is now, draw it again "
-                        f"(it lacks {', '.join(sorted(missing))})")
-    return points
-
-
-def tasks_in(path: Path, points: list[Point]) -> list[Task]:
-    """Line up the points of a file; raises UserError if something in it is missing or no number."""
-    try:
-        tasks = tasks_of(points)
-        for task in tasks:
-            if not all(np.isfinite(values).all() for values in (task.L_ret, *task.known.values())):
-                raise ValueError(f"{task} has a number that is not finite")
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise not_a_table(path, error) from error
-    return tasks
-
-
-def not_a_table(path: Path, error: Exception) -> UserError:
-    """Say that a file is not what the figure wrote."""
-    return UserError(f"{path} is no forecast.csv of the figure ({error}), name one")
