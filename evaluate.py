@@ -297,7 +297,7 @@ def print_samples(path: Path, args: Namespace, device: torch.device, dtype: str)
 
     # A document begins after the end of another. A number that stands for no text is left out.
     end = end_of_text(tokenizer)
-    numbers = set(tokenizer._mergeable_ranks.values())
+    numbers = {*tokenizer._mergeable_ranks.values(), *tokenizer._special_tokens.values()}
     prompt = torch.tensor([[end, *tokenizer.encode_ordinary(args.prompt)]], device=device)
     generator = torch.Generator(device).manual_seed(args.seed)
     for number in range(1, args.sample + 1):

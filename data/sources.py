@@ -152,7 +152,7 @@ class Source:
         """Say what was left out or mended, and which fields were read where it is not one and the same."""
         named = tuple(self.text_field.split("+")) if self.text_field else None
         left_out = rows - sum(used.values())
-        lacking = f"none has {self.text_field}, " if named and named not in used else ""
+        lacking = f"none has text in {self.text_field}, " if named and named not in used else ""
         if left_out or len(used) > 1 or lacking:
             read = ", ".join(f"{'+'.join(fields)} of {count:,}" for fields, count in used.items())
             tell(f"{self.name}: {rows:,} rows, {lacking}read {read}; {left_out:,} without text")
@@ -217,14 +217,16 @@ class Source:
 def streamed(builder, split: str) -> Iterable[dict]:
     """Stream a split of what `datasets` builds, read as it is here.
 
-    Of text an empty line ends a document, and of a table a cell that says NA is a text. What is of several
-    kinds, text and numbers, is refused: `datasets` would make JSON of it, quotes and all.
+    Of text an empty line ends a document, and of a table a cell that says NA is a text. A .json with a field
+    of several kinds, text and numbers, is refused: of an array `datasets` makes JSON then, quotes and all.
     """
     config = builder.config
     if hasattr(config, "sample_by"):
         config.sample_by = "paragraph"
     if hasattr(config, "on_mixed_types"):
-        config.on_mixed_types = None
+        names = chain.from_iterable((config.data_files or {}).values())
+        if any(ending(unpacked(Path(name))) == ".json" for name in names):
+            config.on_mixed_types = None
 
     # But of numbers, where the card says that a column has those, such a cell is none.
     if hasattr(config, "keep_default_na"):
@@ -251,12 +253,12 @@ def find_source(name: str, text_field: str | None = None, folder: Path = Path())
             return Source(name, text_field, size=positive(size) if colon else None)
     if name.startswith("hub:"):
         hub = hub_set(name.removeprefix("hub:"), folder)
-        return Source(name, text_field, hub=hub, files=visible(Path(hub.path)))
+        return Source(name, text_field, hub=hub, files=of_data_set(Path(hub.path)))
     if name in HUB:
         return Source(name, text_field, hub=HUB[name])
     path = folder / name
     if is_data_set(path):
-        return Source(name, text_field, hub=HubSet(str(path)), files=visible(path))
+        return Source(name, text_field, hub=HubSet(str(path)), files=of_data_set(path))
     files, left_out = local_files(name, path)
     return Source(name, text_field, files=files, left_out=left_out)
 
@@ -280,6 +282,11 @@ def is_data_set(root: Path) -> bool:
     """Tell whether a folder has a card that names configurations or splits, for `datasets` to read."""
     card = root / "README.md"
     return card.is_file() and "\nconfigs:" in card.read_text(errors="replace")
+
+
+def of_data_set(root: Path) -> tuple[Path, ...]:
+    """List what a local data set's documents depend on, the files to read and its card."""
+    return tuple(path for path in visible(root) if reader(path) or path == root / "README.md")
 
 
 def local_files(name: str, root: Path) -> tuple[tuple[Path, ...], int]:
@@ -309,7 +316,7 @@ def to_train_on(files: tuple[Path, ...], root: Path) -> tuple[Path, ...]:
     """Keep only those called train where others are called test or validation, they or their folders."""
     words = {path: set(re.split("[-._ =/0-9]+", path.relative_to(root).as_posix().lower())) for path in files}
     train = tuple(path for path in files if words[path] & TRAIN)
-    held_out = any(words[path] & HELD_OUT for path in files)
+    held_out = any(words[path] & HELD_OUT and not words[path] & TRAIN for path in files)
     return train if train and held_out else files
 
 
@@ -326,7 +333,7 @@ def visible(root: Path) -> tuple[Path, ...]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(folder, name) for name in names if not name.startswith(".")]
     return tuple(sorted(path for path in found if path.is_file()))
 
@@ -362,9 +369,11 @@ def rows_of_text(path: Path) -> Iterator[dict]:
 
         # An array is held whole. Else a row is a line, whose number is what a user needs to find a wrong one.
         numbered = ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
-        first = next(numbered, (1, "[]"))
-        is_array = first[1].lstrip().startswith("[")
-        rows = [(1, first[1] + file.read())] if is_array else chain([first], numbered)
+        number, first = next(numbered, (1, ""))
+        is_array = ending(unpacked(path)) == ".json" and first.lstrip().startswith("[")
+        rows = chain([(number, first)] if first else [], numbered)
+        if is_array:
+            rows = [(1, "\n" * (number - 1) + first + file.read())]
         for number, text in rows:
             place = path.name if is_array else f"line {number} of {path.name}"
             try:

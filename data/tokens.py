@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data.sources import Source, Spans, empty, find_source, tell, within
 from data.stream import Windows, window
 from data.tokenizer_json import BYTES_PATTERN, END_OF_TEXT, read_tokenizer
-from run.files import UserError, atomic, turn, cannot_write, write_json
+from run.files import UserError, atomic, cannot_write, turn, write_json
 
 HELD_OUT_SHARES = (0.01, 0.02, 0.05, 0.1)   # of documents: the first that leaves MIN_HELD_OUT, else the last
 MIN_HELD_OUT = 2 ** 16                      # tokens, so that a held-out loss is stable
@@ -143,7 +143,8 @@ def corpus_of(lineage: list[dict], role: str, folder: Path = Path("out/tokens"),
     loss_on = loss_on or loss_was_on(lineage, role)
     masked = loss_on == "completion"
     places = working_folders(entries[-1], run)
-    for path in chain.from_iterable(home.glob("*/meta.json") for home in token_folders(folder, places)):
+    there = (sorted(home.glob("*/meta.json")) for home in token_folders(folder, places))
+    for path in chain.from_iterable(there):
         meta = read_meta(path.parent)
         same = meta.get("checksum") == record["checksum"]
         if masked:                           # other rows of the same text may mark other completions

@@ -10,7 +10,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,7 +30,7 @@ def count(text: str) -> int:
     try:
         value = Decimal(digits) * scale
         whole = 0 <= value < 2 ** 63 and value == int(value)
-    except InvalidOperation:
+    except ArithmeticError:
         whole = False
     if not whole:
         raise argparse.ArgumentTypeError(f"{text!r} is not a count, write it like 150000, 150k or 8.7B")

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from run.checkpoint import (Checkpoint, Progress, checkpoint_path, read_checkpoint, read_progress, read_run,
                             save_checkpoint)
-from run.files import UserError, as_json, atomic, lock, cannot_write
+from run.files import UserError, as_json, atomic, cannot_write, lock
 
 DAMAGED_LOG = "log.damaged.jsonl"
 LEFT = "left.pt"

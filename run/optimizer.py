@@ -20,7 +20,6 @@ def learning_rate(step: int, steps: int, peak: float, minimum: float, warmup: in
                   decay: float | None = None) -> float:
     """Rise to `peak` over `warmup` steps, at most half of `steps`; then fall to `minimum` at the last.
 
-
     The fall is a cosine, or, with `decay`, linear over the last share `decay` of the steps, none before:
     warm-up–stable–decay. A peak below `minimum` is kept throughout.
     """

@@ -106,7 +106,8 @@ def parallel(network: nn.Module) -> nn.Module:
         return network
 
     # Every rank has built or loaded the same weights, and there are no other buffers than constants. What
-    # says so was renamed in torch 2.13. Gradients are kept once, where they are exchanged.
+    # says so was renamed in torch 2.13. Without accumulation, gradients are kept once, where they are
+    # exchanged.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     unsynced = "forward_sync_buffers" if renamed else "broadcast_buffers"
     return DistributedDataParallel(network, gradient_as_bucket_view=True, **{unsynced: False})

@@ -494,7 +494,7 @@ def test_one_rank_of_torchrun_exchanges_with_itself_and_changes_nothing(stage, s
 def test_three_ranks_stopped_and_resumed_end_bit_for_bit_as_if_they_had_not_been(start_ranks):
     """The last bits of a sum of three depend on its order; of two they do not."""
     def start(out):
-        return start_ranks(3, "pretrain", f"--tokens 4k --batch 3 --save-every 2 --resume --out out/{out}")
+        return start_ranks(3, "pretrain", f"--tokens 8k --batch 3 --save-every 2 --resume --out out/{out}")
 
     def statuses(processes):
         return {process.communicate() and process.returncode for process in processes}

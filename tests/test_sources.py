@@ -169,7 +169,7 @@ def test_text_field_can_be_named(tmp_path, capsys):
     assert documents(path, "body") == ["B"]
     assert documents(path, "head+body") == ["H\nB"] and capsys.readouterr().out == ""
     assert documents(path, "foot") == ["T"]                             # D_pre and D_post share the flag
-    assert "1 rows, none has foot, read text of 1; 0 without text" in capsys.readouterr().out
+    assert "1 rows, none has text in foot, read text of 1; 0 without text" in capsys.readouterr().out
 
 
 CHAT = [{"messages": said(f"user: {text}?", f"assistant: {text}!"), "id": "7"} for text in TEXTS]
@@ -375,7 +375,7 @@ def test_an_embedded_corpus_goes_on_to_the_size_in_its_name(monkeypatch):
         assert 0 <= len(text) - size < 1500
 
 
-@pytest.mark.parametrize("name, says", [("web:much", "'much' is not a count"), ("web:1e5000", "not a count"),
+@pytest.mark.parametrize("name, says", [("web:much", "'much' is not a count"), ("web:1e5000", "not a count"), ("web:1e9999999999", "not a count"),
                                         ("web:", "'' is not a count"),
                                         ("chem:0", "at least 1"), ("wob:1M", "no corpus 'wob:1M'")])
 def test_a_size_that_is_none_is_said(name, says):
@@ -470,9 +470,12 @@ def test_a_folder_without_both_of_a_train_and_a_test_file_is_read_whole(tmp_path
 
 def test_files_left_out_beside_those_called_train_are_told(tmp_path, capsys):
     """They, or their folders."""
-    for name in ("train/a.txt", "test/a.txt", "split=validation/a.txt"):
-        (tmp_path / name).parent.mkdir()
+    for name in ("train/a.txt", "train/unit test.txt", "more/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
+    assert len(documents(tmp_path)) == 3 and "not read" not in capsys.readouterr().out
+    (tmp_path / "more").rename(tmp_path / "split=validation")
+    (tmp_path / "train/unit test.txt").rename(tmp_path / "test.txt")
     assert documents(tmp_path) == ["train/a.txt"]
     assert "1 files are called train, the other 2 are not read" in capsys.readouterr().out
 
@@ -508,6 +511,12 @@ def test_a_field_that_is_no_text_in_one_row_of_an_array_changes_no_other(tmp_pat
         documents(tmp_path)
     write(tmp_path / "part-a.json", rows[:1])
     assert documents(tmp_path) == ['He said "no".\nThen']
+
+    # What is no text may be of any kind, where a row is a line.
+    (tmp_path / "README.md").write_text(CARD)
+    for name in ("part-a.jsonl", "part-b.jsonl"):
+        write(tmp_path / name, [{"text": "a", "id": 1}, {"text": "b", "id": "two"}])
+    assert documents(tmp_path) == ["a", "b"]
 
 
 def test_a_json_may_have_a_row_a_line(tmp_path):
