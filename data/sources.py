@@ -247,6 +247,8 @@ def find_source(name: str, text_field: str | None = None, folder: Path = Path())
     if not name:
         raise UserError("the name of a corpus is empty, give a file, a folder or one of "
                         f"{', '.join(embedded.NAMES)}")
+
+    # Names come before paths: a file called web is ./web.
     corpus, colon, size = name.partition(":")
     if embedded.shares(corpus):
         with refusing(ArgumentTypeError):
@@ -256,6 +258,8 @@ def find_source(name: str, text_field: str | None = None, folder: Path = Path())
         return Source(name, text_field, hub=hub, files=of_data_set(Path(hub.path)))
     if name in HUB:
         return Source(name, text_field, hub=HUB[name])
+
+    # A folder with a card is read by that, any other by what its files are called.
     path = folder / name
     if is_data_set(path):
         return Source(name, text_field, hub=HubSet(str(path)), files=of_data_set(path))
@@ -367,23 +371,36 @@ def rows_of_text(path: Path) -> Iterator[dict]:
                     yield {"text": "".join(lines)}
             return
 
-        # An array is held whole. Else a row is a line, whose number is what a user needs to find a wrong one.
+        # A .json may be an array, which is held whole.
         numbered = ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
-        number, first = next(numbered, (1, ""))
-        is_array = ending(unpacked(path)) == ".json" and first.lstrip().startswith("[")
-        rows = chain([(number, first)] if first else [], numbered)
-        if is_array:
-            rows = [(1, "\n" * (number - 1) + first + file.read())]
-        for number, text in rows:
-            place = path.name if is_array else f"line {number} of {path.name}"
-            try:
-                found = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{place}: {error}") from error
-            for row in found if is_array else [found]:
-                if not isinstance(row, dict):
-                    raise ValueError(f"{place}: no JSON object")
-                yield row
+        number, first = next(numbered, (0, ""))
+        if not first:
+            return
+        if ending(unpacked(path)) == ".json" and first.lstrip().startswith("["):
+            whole = "\n" * (number - 1) + first + file.read()
+            for row in read_json(whole, path.name):
+                yield require_row(row, path.name)
+            return
+
+        # Else a row is a line, whose number is what a user needs to find the one that is wrong.
+        for number, line in chain([(number, first)], numbered):
+            place = f"line {number} of {path.name}"
+            yield require_row(read_json(line, place), place)
+
+
+def read_json(text: str, place: str) -> object:
+    """Read JSON; raises ValueError that names the place if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def require_row(row: object, place: str) -> dict:
+    """Return a row; raises ValueError that names the place if it is no JSON object."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: no JSON object")
+    return row
 
 
 def rows_of_table(path: Path) -> Iterator[dict]:
@@ -403,10 +420,7 @@ def rows_of_table(path: Path) -> Iterator[dict]:
         try:
             for cells in table:
                 if not names:
-                    names = cells
-                    twice = [name for name in names if name and names.count(name) > 1]
-                    if twice:
-                        raise csv.Error(f"the header has {twice[0]!r} twice")
+                    names = header(cells)
                 elif len(cells) > len(names):
                     raise csv.Error(f"{len(cells)} cells, but {len(names)} in the header")
                 elif cells:                                # else an empty line
@@ -414,6 +428,14 @@ def rows_of_table(path: Path) -> Iterator[dict]:
                 number = table.line_num + 1
         except csv.Error as error:
             raise ValueError(f"line {number} of {path.name}: {error}") from error
+
+
+def header(names: list[str]) -> list[str]:
+    """Return the names of columns; raises csv.Error if two, empty ones aside, are the same."""
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise csv.Error(f"the header has {twice[0]!r} twice")
+    return names
 
 
 def open_text(path: Path, newline: str | None = None) -> IO[str]:

@@ -306,6 +306,8 @@ class Sweep:
                     self._collect()
                     self._start()
                     time.sleep(0.2)
+
+            # All are told before any is waited for: they save side by side.
             finally:
                 for one in self.running.values():
                     one.process.terminate()

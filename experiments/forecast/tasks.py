@@ -83,8 +83,10 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
 
     # From dictionaries to arrays (seeds, n). What one of them lacks is left out: all are compared alike.
     counted = [known[seed, recipe] for seed in seeds for recipe in recipes]
-    lined_up = {name: np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
-                for name in counted[0] if all(name in one for one in counted)}
+    everywhere = [name for name in counted[0] if all(name in one for one in counted)]
+    lined_up = {}
+    for name in everywhere:
+        lined_up[name] = np.array([[known[seed, recipe][name] for recipe in recipes] for seed in seeds])
     L_ret = lined_up.pop("L_ret")
 
     # What sets recipes apart is the same in every seed.
@@ -107,6 +109,7 @@ def task_of(points: list[Point], pipeline: str, ft: str, rate: float) -> Task:
 
 def rises(tasks: list[Task], probe: str) -> Rises:
     """Collect what Stage 3 and a probe took, by its name in `known`: a row a run of all tasks."""
+    # Of every task, arrays (seeds, n).
     of_tasks = []
     for task in tasks:
         seed, recipe = np.meshgrid(task.seeds, task.recipes, indexing="ij")
@@ -119,6 +122,8 @@ def rises(tasks: list[Task], probe: str) -> Rises:
             seed=seed,
             recipe=recipe,
         ))
+
+    # Field by field, all tasks behind one another.
     fields = []
     for of_task in zip(*of_tasks):
         fields.append(np.concatenate([values.ravel() for values in of_task]))
