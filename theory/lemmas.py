@@ -96,25 +96,35 @@ def isolation(s: Setting, eta: float) -> list[Check]:
     bound = (s.c_mis - epsilon) ** 2 - (abs(end - s.post) + epsilon) ** 2 - 4 * s.beta * epsilon
 
     # What would take longer is not trained.
-    error, change, forgetting = np.nan, np.nan, np.nan
+    found = Moved()
     if max(in_2, in_3) <= LONGEST * eta:
-        error, change, forgetting = moved(s, end, in_2, in_3, eta)
+        found = moved(s, end, in_2, in_3, eta)
     return [
-        Check("C.13–C.15", "unmixed: θ is within ε after K steps of Stage 2", error, "≤", epsilon),
-        Check("C.15", "mixed: θ does not move in as many", change, "<", UNMOVED),
+        Check("C.13–C.15", "unmixed: θ is within ε after K steps of Stage 2", found.error, "≤", epsilon),
+        Check("C.15", "mixed: θ does not move in as many", found.change, "<", UNMOVED),
         Check("C.17", "unmixed, K steps: Δ at least k((c_mis − ε)² − (d + ε)² − 4βε)",
-              forgetting, "≥", s.k * bound),
+              found.forgetting, "≥", s.k * bound),
     ]
 
 
-def moved(s: Setting, end: float, in_2: float, in_3: float, eta: float) -> tuple[float, float, float]:
-    """Measure how far Stage 2 ends from `end` and, if mixed, moves θ (operator norms), and Δ if unmixed."""
+class Moved(NamedTuple):
+    """What Stages 2 and 3 did from exact rank; norms are operator norms over all blocks."""
+    error: float = np.nan            # unmixed: between where Stage 2 ends and its fixed point
+    change: float = np.nan           # mixed: of θ in Stage 2
+    forgetting: float = np.nan       # unmixed: Δ = L_ret − L_im
+
+
+def moved(s: Setting, end: float, in_2: float, in_3: float, eta: float) -> Moved:
+    """Train Stages 2 and 3 for these times from exact rank, unmixed and mixed; `end` is σ's fixed point."""
     expected = np.diag(np.repeat([s.invariant, end, 0], s.counts))
     alone = stages_2_and_3(s, np.array([s.invariant, s.pre, 0]), in_2, in_3, eta)
     mixed = stages_2_and_3(s, np.array([s.invariant, 0, s.beta]), in_2, in_3, eta)
     L_im, L_ret = matrix_loss(alone[1:], tasks(s).post, s.counts)
-    return (float(np.linalg.norm(alone[1] - expected, 2)), float(np.linalg.norm(mixed[1] - mixed[0], 2)),
-            float(L_ret - L_im))
+    return Moved(
+        error=float(np.linalg.norm(alone[1] - expected, 2)),
+        change=float(np.linalg.norm(mixed[1] - mixed[0], 2)),
+        forgetting=float(L_ret - L_im),
+    )
 
 
 def stages_2_and_3(s: Setting, theta_pre: ndarray, in_2: float, in_3: float, eta: float) -> ndarray:
