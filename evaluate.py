@@ -18,9 +18,9 @@ import tiktoken
 import torch
 from torch import Tensor
 
+from data.corpora import Corpus, corpus_of, loss_was_on, open_corpus, tokenizer_of
 from data.sources import find_source
-from data.tokens import (Corpus, corpus_of, end_of_text, fingerprint, load_tokenizer, loss_was_on,
-                         open_corpus, tokenizer_of)
+from data.tokenizers import end_of_text, fingerprint, load_tokenizer
 from model import GPT, load_model
 from run import ranks
 from run.checkpoint import checkpoint_path, read_checkpoint

@@ -7,9 +7,9 @@ loss L_ret beside L_im from before, the downstream loss L_ft and the retained pr
     python finetune.py --lr 1e-3 --ft my/texts.jsonl --out out/finetune-1e-3
 """
 
+from data.corpora import corpus_of, open_corpus, tokenizer_of
 from data.sources import HELP, find_source
 from data.stream import Interleaved, count_for_share, whole_sequences
-from data.tokens import corpus_of, open_corpus, tokenizer_of
 from model import load_model
 from run import ranks
 from run.files import refusing

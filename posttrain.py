@@ -14,8 +14,8 @@ from argparse import Namespace
 
 import torch
 
+from data.corpora import corpus_of
 from data.stream import Interleaved, count_for_share, whole_sequences
-from data.tokens import corpus_of
 from model import add_lora, load_model, merged, set_dropout
 from run import ranks
 from run.files import UserError, refusing

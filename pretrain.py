@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from data.corpora import open_corpus
 from data.sources import HELP, find_source
 from data.stream import Interleaved, count_for_share, whole_sequences
-from data.tokens import fingerprint, load_tokenizer, open_corpus
+from data.tokenizers import fingerprint, load_tokenizer
 from model import GPT, PRESETS, SIZES, configure
 from run import ranks
 from run.files import refusing

@@ -20,8 +20,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pretrain
+from data.corpora import open_corpus
 from data.sources import find_source
-from data.tokens import load_tokenizer, open_corpus
+from data.tokenizers import load_tokenizer
 from experiments import early_exposure, forecast, linear, overtraining, reasons, replay
 from experiments.cost import cost, work
 from experiments.drawing import VERDICTS, Figure, draw

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from data.tokens import HELD_OUT_SEQUENCES
+from data.corpora import HELD_OUT_SEQUENCES
 from experiments.speed import measure_step, reason, vocabulary
 from experiments.sweep import COMPILING, HOUSE, STAGES, Planned, Settings, cores, duration, number, threads
 from experiments.trials import last_words

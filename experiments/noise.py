@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import finetune
+from data.corpora import corpus_of, open_corpus, tokenizer_of
 from data.sources import HELP, find_source
-from data.tokens import corpus_of, open_corpus, tokenizer_of
 from model import GPT, load_model
 from run import folder, ranks
 from run.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, read_run

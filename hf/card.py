@@ -1,6 +1,6 @@
 """The README.md of an exported model: what it was trained on, stage by stage, and what that came to."""
 
-from data.tokens import loss_was_on
+from data.corpora import loss_was_on
 from run.losses import Loss
 
 SETTINGS = ("weights", "lr", "batch", "replay", "dropout", "lora", "seed")     # shown where they are not 0

@@ -9,7 +9,9 @@ from types import ModuleType
 import torch
 from tiktoken import Encoding
 
-from data.tokens import END_OF_TEXT, end_of_text, tokenizer_of
+from data.corpora import tokenizer_of
+from data.tokenizer_json import END_OF_TEXT
+from data.tokenizers import end_of_text
 from hf.card import model_card
 from hf.tokenizer import tokenizer_json
 from model import GPT, GPTConfig, load_model

@@ -3,7 +3,7 @@
 import tiktoken
 
 from data.tokenizer_json import END_OF_TEXT, GPT2_PIECES, PIECES, merges_of, spelling, sparing
-from data.tokens import end_of_text
+from data.tokenizers import end_of_text
 
 
 def tokenizer_json(tokenizer: tiktoken.Encoding) -> dict:

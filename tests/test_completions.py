@@ -13,9 +13,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from data import tokens
+from data.corpora import Corpus, corpus_of, load_corpus, open_corpus
 from data.sources import Source, Text, find_source
 from data.stream import Interleaved, Windows
-from data.tokens import Corpus, load_corpus, load_tokenizer, open_corpus
+from data.tokenizers import load_tokenizer
 from hf.card import model_card
 from model import GPT, configure, load_model
 from run.checkpoint import read_checkpoint
@@ -166,7 +167,7 @@ def test_masks_of_another_corpus_are_not_taken_though_its_text_is_the_same(stage
     Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in long))
     stage("pretrain", f"--post long.jsonl --tokens 1k {ON} --out out/long")
     stage("pretrain", f"--post pairs.jsonl --tokens 1k {ON}")
-    found = [tokens.corpus_of(read_checkpoint(Path("out", run, "ckpt.pt")).lineage, "post")
+    found = [corpus_of(read_checkpoint(Path("out", run, "ckpt.pt")).lineage, "post")
              for run in ("long", "pretrain")]
     assert found[0].record["checksum"] == found[1].record["checksum"]
     assert found[0].train_mask.mean() > found[1].train_mask.mean()

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import pretrain
-from data.tokens import load_tokenizer
+from data.tokenizers import load_tokenizer
 from experiments import bench, cost, trials
 from experiments.cost import checkpoint_bytes, evaluated_tokens, tokens
 from experiments.speed import measure_step, operations_per_token

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from data.tokens import load_tokenizer
+from data.tokenizers import load_tokenizer
 from evaluate import bytes_per_token, print_losses, table
 from model import GPT
 from run.losses import Loss

@@ -501,7 +501,7 @@ def test_what_is_finished_is_of_use_on_a_disk_that_cannot_be_written(chain, stag
         return spoiled(broken(1, errno.EROFS), lambda: chain(*words))
 
     assert chain("finetune").status == 0
-    monkeypatch.setattr("data.tokens.ALWAYS_CHECKED", 0)            # as if its token files were large
+    monkeypatch.setattr("data.corpora.ALWAYS_CHECKED", 0)            # as if its token files were large
     for name in CHAIN:
         Path(f"out/{name}/last.pt").touch()                           # killed just before it was gone
         assert "nothing to do" in read_only(name).out

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from data import tokens
+from data.corpora import open_corpus
 from data.sources import Source, Text, join_fields
-from data.tokenizer_json import DIGITS_PATTERN, GPT2_PIECES, PIECES, merges_of, spelling
-from data.tokens import END_OF_TEXT, Document, cuts, end_of_text, fingerprint, load_tokenizer
+from data.tokenizer_json import DIGITS_PATTERN, END_OF_TEXT, GPT2_PIECES, PIECES, merges_of, spelling
+from data.tokenizers import digest, end_of_text, fingerprint, load_tokenizer
+from data.tokens import Document, cuts
 from hf.folder import NAMES, PLAIN, read_config, read_model, write_folder
 from hf.tokenizer import tokenizer_json
 from model import GPT, GPTConfig, PRESETS, add_lora, configure, merged
@@ -84,7 +86,7 @@ def test_a_tokenizer_that_was_written_is_read_as_the_same(tokenizer, tmp_path):
 
 
 def test_the_end_of_a_document_is_part_of_a_fingerprint_where_it_is_not_where_it_used_to_be(tokenizer, tmp_path):
-    old = tokens.digest(tokenizer._pat_str, sorted(tokenizer._mergeable_ranks.items()))
+    old = digest(tokenizer._pat_str, sorted(tokenizer._mergeable_ranks.items()))
     assert fingerprint(tokenizer) == old
     text = json.dumps(tokenizer_json(tokenizer))
     for end in (end_of_text(tokenizer) + 1000, end_of_text(tokenizer) + 1001):
@@ -467,7 +469,7 @@ def test_a_folder_becomes_a_stage_of_no_tokens_that_the_others_take_up(stage, mo
 
     corpora = "--pre pre.jsonl --post post.jsonl --post-tokens 4k --context 32 --batch 8 "
     measured = "--weights out/hf --tokens 0 --out out/weights --batch 8k"           # of no batch is anything asked
-    opened = Mock(wraps=tokens.open_corpus)
+    opened = Mock(wraps=open_corpus)
     monkeypatch.setattr("pretrain.open_corpus", opened)
     run = stage("pretrain", measured, corpora)
     assert (run.status, run.err) == (0, "")

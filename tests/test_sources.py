@@ -18,9 +18,10 @@ import pytest
 import zstandard
 
 from data import tokens
+from data.corpora import open_corpus
 from data.embedded import SIZES
 from data.sources import HUB, HubSet, find_source, hub_set
-from data.tokens import load_tokenizer, open_corpus
+from data.tokenizers import load_tokenizer
 from run.files import UserError
 
 TEXTS = [f"document {i}: größer als {i * i}" for i in range(40)]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import posttrain
+from data.corpora import corpus_of, open_corpus
 from data.stream import Windows
-from data.tokens import corpus_of, open_corpus
 from run.checkpoint import read_checkpoint
 from tests.conftest import assert_same, corpora, files_of, log_of, report, weights
 from tests.test_tokens import write_vocabulary

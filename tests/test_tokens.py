@@ -15,10 +15,12 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from data import tokens
+from data import corpora, tokens
+from data.corpora import Corpus, corpus_of, load_corpus, open_corpus
 from data.sources import Source, Text, find_source
-from data.tokens import (END_OF_TEXT, MIN_HELD_OUT, Corpus, corpus_of, end_of_text, fingerprint, is_held_out,
-                         load_tokenizer, open_corpus, token_dtype)
+from data.tokenizer_json import END_OF_TEXT
+from data.tokenizers import end_of_text, fingerprint, load_tokenizer, token_dtype
+from data.tokens import MIN_HELD_OUT, is_held_out
 from run.files import UserError
 
 TEXTS = [f"document {i}: größer als {i * i}" for i in range(40)]
@@ -94,14 +96,14 @@ def test_a_larger_share_holds_out_more_of_the_same_documents():
 
 def test_two_runs_at_once_tokenize_a_corpus_once(tmp_path, monkeypatch):
     source = write(tmp_path / "a.jsonl", TEXTS)
-    prepared, prepare = [], tokens.prepare
+    prepared, prepare = [], corpora.prepare
 
     def slowly(source, *others):
         prepared.append(source)
         time.sleep(0.2)
         prepare(source, *others)
 
-    monkeypatch.setattr(tokens, "prepare", slowly)
+    monkeypatch.setattr(corpora, "prepare", slowly)
     with ThreadPoolExecutor() as pool:
         one, other = pool.map(lambda role: open_corpus(role, source, BYTES, folder=tmp_path), ("pre", "post"))
     assert prepared == [source] and one.record == other.record
@@ -337,19 +339,19 @@ def test_token_files_of_before_there_were_checksums_are_of_use(tmp_path):
     meta = json.loads((home / "meta.json").read_text())
     del meta["checksums"]
     (home / "meta.json").write_text(json.dumps(meta))
-    assert tokens.load_corpus("pre", home)
+    assert load_corpus("pre", home)
 
 
 def test_large_token_files_are_checked_once_and_when_they_change(tmp_path, monkeypatch):
     source, corpus, home = prepared(tmp_path)
-    monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
+    monkeypatch.setattr(corpora, "ALWAYS_CHECKED", 0)
     open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
-    monkeypatch.setattr(tokens, "new_hash", None)                  # to look again would fail
+    monkeypatch.setattr(corpora, "new_hash", None)                  # to look again would fail
     open_corpus("pre", source, BYTES, folder=tmp_path / "tokens")
     monkeypatch.undo()
-    monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
+    monkeypatch.setattr(corpora, "ALWAYS_CHECKED", 0)
     flip(home / "train.bin", 1)
-    assert tokens.load_corpus("pre", home) is None
+    assert load_corpus("pre", home) is None
 
 
 @pytest.mark.parametrize("content, says", [

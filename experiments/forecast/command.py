@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.corpora import where, working_folders
 from data.sources import find_source
 from data.stream import whole_sequences
-from data.tokens import where, working_folders
 from experiments.cost import cost, preset_of, tokens, value, work
 from experiments.forecast.calibration import Law, fit
 from experiments.forecast.known import ON_LIKE, PARTS

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.corpora import open_corpus
 from data.sources import find_source
-from data.tokens import load_tokenizer, open_corpus
+from data.tokenizers import load_tokenizer
 from run.flags import launch
 
 ROOT = Path(__file__).parents[2]
