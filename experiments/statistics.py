@@ -81,11 +81,12 @@ def sign_flip_p(values: ndarray) -> float:
 def verdict(*estimates: Estimate, also: bool = True) -> str:
     """Say whether the claim that every estimate is above 0 is seen: every interval lies above 0.
 
-    Of one seed, which has no interval, the value must. Estimates that are nan do not count; `also` must hold.
+    Of one seed, which has no interval, the value must. Estimates that are nan do not count, and where all are
+    it is not judged; `also` must hold.
     """
     known = [one for one in estimates if not np.isnan(one.value)]
     if not known:
-        return "not seen"
+        return "not judged"
     seeds = known[0].seeds
     if seeds == 1:
         lowest = min(one.value for one in known)

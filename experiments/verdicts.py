@@ -30,6 +30,10 @@ class Row(NamedTuple):
         """Say whether the claim is seen here."""
         return self.verdict.startswith("seen")
 
+    def is_of_one(self) -> bool:
+        """Say whether it rests on one seed, which is mostly chance."""
+        return self.verdict.endswith("(1 seed)")
+
     def place(self) -> str:
         """Name its panel, without |D_post|."""
         return self.where.partition(", |")[0]
@@ -38,7 +42,7 @@ class Row(NamedTuple):
         """Write what was measured, without the words that the claim's definition has, and the verdict."""
         numbers = self.measured.partition(": ")[2] or self.measured
         numbers = numbers.replace("gap in L_ret ", "").replace("hypervolume ratio ", "×")
-        word = self.verdict.partition(" (")[0]
+        word = self.verdict if self.is_of_one() else self.verdict.partition(" (")[0]
         return f"{numbers}: {word if self.is_seen() else f'**{word}**'}"
 
 
@@ -84,7 +88,10 @@ def by_claim(rows: dict[str, list[Row]]) -> str:
 
 
 def seen_in(rows: list[Row]) -> str:
-    """Say in how many panels a claim is seen, and is not judged; bold where it is not seen in all."""
+    """Say in how many panels a claim is seen, and is not judged; bold where it is not seen in all.
+
+    Where a panel rests on one seed, that is told.
+    """
     seen = [row.is_seen() for row in rows if row.verdict != "not judged"]
     open_ones = len(rows) - len(seen)
     if not seen:
@@ -94,6 +101,8 @@ def seen_in(rows: list[Row]) -> str:
         told = "seen"
     if not any(seen):
         told = "**not seen**"
+    if any(row.is_of_one() for row in rows):
+        told += " (1 seed)"
     return told + (f", **{open_ones} not judged**" if open_ones else "")
 
 

@@ -17,7 +17,7 @@ from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chos
                                          draw_task, each_lam, everything, judge_choice, judge_ranks, lam_told,
                                          saved_by_choosing, standardized, with_combination, without_dropout)
 from experiments.forecast.command import d_pre_of, parse, probes_of
-from experiments.forecast.intervals import covered, forecasts_of, judge_intervals, left_out, width
+from experiments.forecast.intervals import covered, forecasts_of, judge_intervals, left_out, missed
 from experiments.forecast.known import ON_LIKE, PROBES, QUARTER, describe, is_like, known_of
 from experiments.forecast.plan import PLAN, SETTINGS
 from experiments.forecast.tables import RESULTS, published, read_table
@@ -342,7 +342,7 @@ def test_intervals_are_judged_by_what_is_published_of_other_pipelines(stage, mon
     draw(stage, "forecast", "runs")
     for probe in PROBES.values():
         assert verdict_of(f"{probe}90% of L_ret lie in their 95% intervals") == ["not judged"]      # all four, by chance maybe
-        assert verdict_of(f"{probe}the probe makes the intervals narrower") == ["seen (4 pipelines)"]
+        assert verdict_of(f"{probe}the probe brings forecasts nearer to L_ret") == ["seen (4 pipelines)"]
     assert "| the forecast |" in Path("figures/forecast.md").read_text()
 
 
@@ -432,7 +432,7 @@ def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatc
     tasks = [Task(f"web → {number}", "chem", 1e-3, 100e3, ["1"], ["r"] * 10, np.zeros(10), np.zeros(10), [], known, L_ret)
              for number in range(36)]
     for low, high, share, told in ((-1, 9.5, "1.00", "seen"), (-1, 7.5, "0.80", "not seen"), (1.5, 9.5, "0.80", "not seen")):
-        forecast = Forecast(L_ret, np.full((1, 10), low), np.full((1, 10), high))
+        forecast = Forecast(L_ret + 1, np.full((1, 10), low), np.full((1, 10), high))
         monkeypatch.setattr("experiments.forecast.intervals.left_out",
                             lambda some, others, probe: [forecast for _ in some])
         cover, few = judge_intervals(tasks, [])[0], judge_intervals(tasks[:3], [])[0]
@@ -445,12 +445,25 @@ def test_intervals_that_hold_most_but_not_nine_of_ten_are_not_seen_to(monkeypatc
     on_like = [task._replace(known=task.known | {ON_LIKE: task.known[QUARTER]}) for task in tasks[3:]]
     assert len(judge_intervals(tasks[:3], on_like)) == 2 < len(judge_intervals(on_like[:3], tasks[:3]))
 
-    # How much narrower they are is by logarithm: g from 0 to 1 and to 3, 2 on average.
-    ends = Forecast(L_ret, np.zeros((1, 2)), SCALE * np.sinh([[1, 3]]))
-    assert width(tasks[0]._replace(known={"L_im": np.zeros((1, 2))}), ends) == pytest.approx([2])
+
+def test_how_much_nearer_forecasts_come_by_the_probe_by_hand(monkeypatch):
+    """On g's scale it misses by 1 and by 0; without it by 2 and 0 in one pipeline, 8 and 0 in the other: √(2 · 8) = 4."""
+    def at(*rises: float) -> np.ndarray:
+        return 1 + SCALE * np.sinh([rises])
+
+    L_ret = at(3, 0)
+    known = {"L_im": np.ones((1, 2)), QUARTER: np.ones((1, 2))}
+    tasks = [Task(f"web → {post}", "chem", 1e-3, 100e3, ["1"], ["r", "s"], np.zeros(2), np.zeros(2), [], known, L_ret)
+             for post in ("music", "chat")]
+    expected = {QUARTER: [at(2, 0), at(4, 0)], "L_im": [at(1, 0), at(-5, 0)]}
+    monkeypatch.setattr("experiments.forecast.intervals.left_out",
+                        lambda some, others, probe: [Forecast(value, value - 1, value + 1) for value in expected[probe]])
+    assert missed(tasks[0], Forecast(at(2, 0), None, None)) == pytest.approx(np.array([[1, 0]]))
+    _, nearer = judge_intervals(tasks, [])
+    assert nearer[2].startswith("without it they miss it by 4.0 ")
 
 
-def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
+def test_a_probe_that_knows_the_rate_only_brings_nothing_nearer():
     rng = np.random.default_rng(0)
     tasks = []
     for number in range(4):
@@ -459,8 +472,8 @@ def test_a_probe_that_knows_the_rate_only_does_not_narrow_intervals():
             L_ret = 1 + rise * np.exp(0.3 * rng.standard_normal((1, 6)))
             tasks.append(Task(f"web → {number}", f"ft {number}", rate, 100e3, ["1"], list("abcdef"), np.zeros(6), np.zeros(6),
                               [], known, L_ret))
-    _, narrower = judge_intervals(tasks, [])
-    assert narrower[-1].startswith("not seen")
+    _, nearer = judge_intervals(tasks, [])
+    assert nearer[-1].startswith("not seen")
 
 
 def test_what_is_chosen_on_one_half_is_judged_on_the_other():

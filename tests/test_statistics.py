@@ -70,7 +70,7 @@ def test_a_verdict_needs_the_whole_interval_above_zero():
     unknown = estimate([np.nan, 1.0])
     assert verdict(above) == verdict(above, unknown) == "seen (2 seeds)"
     assert verdict(across) == verdict(below) == verdict(above, across) == "not seen (2 seeds)"
-    assert verdict(unknown) == "not seen" and verdict(above, also=False) == "not seen (2 seeds)"
+    assert verdict(unknown) == "not judged" and verdict(above, also=False) == "not seen (2 seeds)"
     assert verdict(estimate([0.1])) == "seen (1 seed)"
     assert verdict(estimate([-0.1])) == "not seen (1 seed)"
 

@@ -31,15 +31,15 @@ def test_a_claim_is_counted_over_its_panels_in_every_folder(stage, folders):
     assert by_claim.splitlines() == [
         "| figure | claim | embedded | real |", "| --- | --- | --- | --- |",
         "| 3a | L_ret falls in λ | seen | – |", "| 3a | L_im is flat | seen | – |",
-        "| 4 | dropout improves on mixing | seen | seen in **1 of 2** |"]
+        "| 4 | dropout improves on mixing | seen (1 seed) | seen in **1 of 2** (1 seed) |"]
     rows = by_panel.splitlines()
     assert rows[0] == "| figure | claim | pipeline, view | embedded | real |" and len(rows) == 2 + 2 + 2
     # the wavering adds 0.004, 0.008 and 0 to a slope of −0.4
     assert rows[2] == "| 3a | L_ret falls in λ | web → music → chem | 0.396 [0.386, 0.406]: seen | – |"
     chat, chem = rows[4:]
     assert chat.startswith("| 4 | dropout improves on mixing | web → music → chat, (L_ret, L_ft) | 0.100, ×")
-    assert ": seen | -0.100, ×0." in chat and chat.endswith(": **not seen** |")
-    assert "web → music → chem, (L_ret, L_ft) | 0.100, ×1." in chem and chem.count(": seen |") == 2
+    assert ": seen (1 seed) | -0.100, ×0." in chat and chat.endswith(": **not seen (1 seed)** |")
+    assert "web → music → chem, (L_ret, L_ft) | 0.100, ×1." in chem and chem.count(": seen (1 seed) |") == 2
 
 
 def test_folders_that_differ_in_their_panels_are_not_laid_side_by_side(stage, folders):
@@ -60,6 +60,10 @@ def test_numbers_of_two_statistics_are_kept_and_what_is_not_judged_says_so():
     seen = row._replace(verdict="seen (2 seeds)")
     assert seen_in([unknown, seen]) == "seen, **1 not judged**" and seen_in([seen]) == "seen"
     assert seen_in([]) == "–"
+
+    # One seed is mostly chance.
+    one = row._replace(verdict="seen (1 seed)")
+    assert one.short().endswith(": seen (1 seed)") and seen_in([one]) == seen_in([one, seen]) == "seen (1 seed)"
 
 
 def test_folders_that_cannot_be_told_are_one_line(stage, folder):

@@ -60,9 +60,9 @@ class Forecasts(NamedTuple):
             rows += judge_ranks(where, some)
         rows += [judge_choice(tasks, probe) for probe in PROBES if probe in tasks[0].known]
 
-        # What was chosen on the other half is told apart where it is not the probe on D_pre.
+        # What was chosen on the other half is told apart where it is no probe: those are judged above.
         for chosen, judged in chosen_elsewhere(tasks):
-            if chosen != QUARTER:
+            if chosen not in PROBES:
                 for where, some in by_name(judged).items():
                     found = estimate(over_rates(some, chosen) - over_rates(some, QUARTER))
                     rows.append(["what ranks best after the other D_post ranks better than on D_pre", where,
@@ -134,8 +134,7 @@ def judge_ranks(where: str, tasks: list[Task]) -> list[list[str]]:
     rows = []
     for claim, words, by_seed in claims:
         found = estimate(by_seed)
-        judged = "not judged" if np.isnan(found.value) else verdict(found)
-        rows.append([claim, where, f"{words}: {found:.2f}", found.shown_p(), judged])
+        rows.append([claim, where, f"{words}: {found:.2f}", found.shown_p(), verdict(found)])
     return rows
 
 

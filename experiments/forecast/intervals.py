@@ -38,27 +38,28 @@ def judge_intervals_by(probe: str, tasks: list[Task]) -> list[list[str]]:
     if any(np.isnan(forecast.low).any() for forecast in forecasts):
         return [[claim, where, "of so few there are none", "–", "not judged"]]
 
-    # In each, means over D_ft, rates, seeds and recipes.
-    inside, narrower = [], []
+    # In each, over D_ft, rates, seeds and recipes: what is inside, and by how much the probe lowers the root
+    # mean square of what is missed, as a logarithm.
+    inside, nearer = [], []
     for pipeline in pipelines:
         there = [of_task for of_task in zip(tasks, forecasts, unprobed) if of_task[0].pipeline == pipeline]
         inside.append(np.mean([covered(task, probed) for task, probed, _ in there]))
-        narrower.append(np.mean([np.log(width(task, blind) / width(task, probed))
-                                 for task, probed, blind in there]))
+        with_probe = np.mean([missed(task, probed) ** 2 for task, probed, _ in there])
+        without = np.mean([missed(task, blind) ** 2 for task, _, blind in there])
+        nearer.append(np.log(without / with_probe) / 2)
 
     # A pipeline is mostly held whole or missed whole, so that a few that are held say nothing. What an
     # interval is worth to somebody depends on its width.
-    above, narrower = estimate(np.array(inside) - COVERED), estimate(np.array(narrower))
+    above, nearer = estimate(np.array(inside) - COVERED), estimate(np.array(nearer))
     nats = np.median([np.median(forecast.high - forecast.low) for forecast in forecasts])
     shares = ", ".join(f"{pipeline} {share:.2f}" for pipeline, share in zip(pipelines, inside))
     measured = f"share of L_ret inside: {shares}, median width {nats:.2f} nats"
-    times = f"{narrower.exponential():.1f}"
+    times = f"{nearer.exponential():.1f}"
     is_open = len(pipelines) < MANY and not above.high < 0
-    is_unknown = not np.isfinite(narrower.value)
     return [[claim, where, measured, above.shown_p(), "not judged" if is_open else of_pipelines(above)],
-            [f"{PROBES[probe]}the probe makes the intervals narrower", where,
-             f"without it they are {times} times as wide on g's scale", narrower.shown_p(),
-             "not judged" if is_unknown else of_pipelines(narrower)]]
+            [f"{PROBES[probe]}the probe brings forecasts nearer to L_ret", where,
+             f"without it they miss it by {times} times as much on g's scale", nearer.shown_p(),
+             of_pipelines(nearer)]]
 
 
 def of_pipelines(found: Estimate) -> str:
@@ -117,7 +118,7 @@ def covered(task: Task, forecast: Forecast) -> ndarray:
     return ((forecast.low <= task.L_ret) & (task.L_ret <= forecast.high)).mean(axis=1)
 
 
-def width(task: Task, forecast: Forecast) -> ndarray:
-    """Measure how wide a seed's intervals are, (seeds,), as the law sees rises: large ones by logarithm."""
-    low, high = (scaled(end - task.known["L_im"]) for end in (forecast.low, forecast.high))
-    return (high - low).mean(axis=1)
+def missed(task: Task, forecast: Forecast) -> ndarray:
+    """Measure by how much L_ret is missed, (seeds, n), as the law sees rises: large ones by logarithm."""
+    measured, expected = (scaled(L_ret - task.known["L_im"]) for L_ret in (task.L_ret, forecast.value))
+    return measured - expected
