@@ -481,9 +481,9 @@ def is_chat(value: object) -> bool:
 def read_message(message: object) -> tuple[str, str] | None:
     """Read who says what in a message of OpenAI's kind (role, content) or ShareGPT's (from, value).
 
-    None if it is neither.
+    None if it is neither, or calls a tool: what it does then is no text.
     """
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or message.get("tool_calls") or message.get("function_call"):
         return None
     for who, what in (("role", "content"), ("from", "value")):
         role, said = message.get(who), join_content(message.get(what))

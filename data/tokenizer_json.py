@@ -43,6 +43,9 @@ def read_tokenizer(folder: Path) -> tiktoken.Encoding:
         for token in parts["added_tokens"]:
             if not token["special"] and token["content"] != END_OF_TEXT:
                 raise UserError(f"{token['content']!r} is a token that is cut out before anything is merged")
+        after = parts.get("post_processor")
+        if after and after["type"] != "ByteLevel":
+            raise UserError(f"{after['type']} may add tokens to a text")
         pattern = sparing(pattern_of(parts), ranks)
 
         # `bytes` ends its documents with the byte that UTF-8 never uses.

@@ -235,9 +235,10 @@ def threads(at_once: int) -> int:
 def environment(slot: int, jobs: int, processes: int, root: Path) -> dict[str, str]:
     """Set the variables of a run: its share of the cores and, where several run at once, of the GPUs.
 
-    What torch.compile makes is kept for all runs of the sweep: the same model is compiled once.
+    What torch.compile makes is kept for all runs of the sweep: the same model is compiled once. A run that is
+    stopped has ten minutes to save before torchrun kills it, not its own half.
     """
-    variables = {"OMP_NUM_THREADS": str(threads(jobs * processes)),
+    variables = {"OMP_NUM_THREADS": str(threads(jobs * processes)), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600",
                  "TORCHINDUCTOR_CACHE_DIR": str((root / ".compiled").resolve())} | os.environ
     cards = torch.cuda.device_count()
     if jobs > 1 and cards:

@@ -78,6 +78,8 @@ def _read(path: Path, mmap: bool) -> dict:
             way_out = "its run.json came without it: run its stage again with --overwrite"
         elif path.with_name("log.jsonl").exists():
             way_out = "its stage has not finished: run it with --resume"
+        elif path.with_name("config.json").exists():
+            way_out = f"pretrain.py --weights {path.parent} --tokens 0 makes a run of Hugging Face's folder"
         raise UserError(f"no checkpoint {path}, {way_out}")
 
     # The archive has a CRC of each tensor and of all else, which torch does not look at. Only tensors and

@@ -143,6 +143,9 @@ def test_an_unfinished_stage_needs_resume(stage, monkeypatch):
     assert refused.status == 2 and "--resume" in refused.err and "--overwrite" in refused.err
     assert "give the same arguments" in stage("pretrain", "--resume --lr 0.1").err
     assert "its stage has not finished: run it with --resume" in stage("posttrain").err
+    Path("hub").mkdir()
+    Path("hub/config.json").write_text("{}")
+    assert "pretrain.py --weights hub --tokens 0 makes a run of" in stage("posttrain", "--init hub").err
     assert "is of a stage that has not finished" in stage("posttrain", "--init out/pretrain/last.pt").err
     assert stage("pretrain", "--resume").status == 0
     assert_same(weights("pretrain"), weights("fresh"))

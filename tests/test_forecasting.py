@@ -1,5 +1,6 @@
 """What Stage 3 will take, forecast from finished runs: ranks, the law, the study's figure, the command."""
 
+import copy
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ from experiments.forecast.calibration import RATE, SCALE, Forecast, Law, Rises, 
 from experiments.forecast.claims import (CHAINS, COMBINED, FIGURES, choose, chosen_elsewhere, correlation,
                                          draw_task, each_lam, everything, judge_choice, judge_ranks, lam_told,
                                          saved_by_choosing, standardized, with_combination, without_dropout)
-from experiments.forecast.command import d_pre_of, parse, probes_of
+from experiments.forecast.command import d_pre_of, is_plain, parse, probes_of
 from experiments.forecast.intervals import covered, forecasts_of, judge_intervals, left_out, missed
 from experiments.forecast.known import ON_LIKE, PROBES, QUARTER, describe, is_like, known_of
 from experiments.forecast.plan import PLAN, SETTINGS
@@ -709,6 +710,15 @@ def test_a_number_is_of_the_probe_that_its_law_was_fitted_to(forecast_of, planne
                   "--tokens 4k --probe ft.jsonl post.jsonl"):
         told = forecast_of(f"out/posttrain {words}").out
         assert "This ranks the runs" in told and "[" not in told.partition("the best first")[2]
+    plain = state.probes[0].parent.out / "run.json"
+    lineage = json.loads(plain.read_text())["lineage"]
+    assert is_plain(lineage)
+    for number, name, other in ((0, "tokenizer", "gpt2"), (0, "weights", "hub"), (-1, "loss_on", "completion")):
+        of_another_kind = copy.deepcopy(lineage)
+        of_another_kind[number]["args"][name] = other
+        assert not is_plain(of_another_kind)
+    monkeypatch.setattr("experiments.forecast.command.is_plain", lambda lineage: False)
+    assert "This ranks the runs" in forecast_of("out/posttrain --tokens 4352 --probe ft.jsonl").out
     probes = planned(words)[0].probes
     ends = [json.loads((probe.out / "run.json").read_text())["losses"]["L_ret"]["mean"] for probe in probes]
     row = next(line.split() for line in told.splitlines() if line.startswith("out/posttrain "))
@@ -832,6 +842,14 @@ def test_runs_are_ranked_on_one_D_post_and_a_lost_D_pre_has_a_substitute(stage, 
     Path("out/c/run.json").write_text(json.dumps(record))
     run = forecast_of("out/a out/c")
     assert run.status == 2 and "context 32, completions only: forecast each for itself" in run.err
+
+    # Two folders with one tokenizer do, as their fingerprint tells.
+    for name in ("d", "e"):
+        record["lineage"][0]["args"]["tokenizer"], record["lineage"][0]["tokenizer"] = f"hub/{name}", "70c6eafce7fd"
+        Path("out", name).mkdir()
+        Path("out", name, "run.json").write_text(json.dumps(record))
+    assert forecast_of("out/d out/e --cost").status == 0
+    assert "tokenizer 70c6eafce7fd" in forecast_of("out/a out/d").err
 
     # A lost D_pre has a substitute.
     Path("pre.jsonl").unlink()

@@ -170,6 +170,7 @@ def change(parts: dict, how: str) -> None:
         case "no vocabulary": del model["vocab"]
         case "letters": model["vocab"]["日"] = 999
         case "twice": model["vocab"]["a"] = model["vocab"]["b"]
+        case "begins": parts["post_processor"] = {"type": "TemplateProcessing", "special_tokens": {}}
         case "added": parts["added_tokens"].append({"id": 999, "content": "    ", "special": False})
 
 
@@ -179,7 +180,7 @@ def change(parts: dict, how: str) -> None:
     ("other pieces", "Digits, ByteLevel"), ("no pieces", "tokenizer.json"), ("order", "order of their tokens"),
     ("a merge too few", "order of their tokens"), ("found whole", "order of their tokens"),
     ("no end", "to end a document with"), ("no vocabulary", "damaged"),
-    ("letters", "damaged"), ("twice", "one number"), ("added", "'    ' is a token that is cut out")])
+    ("letters", "damaged"), ("twice", "one number"), ("begins", "TemplateProcessing may add tokens to a text"), ("added", "'    ' is a token that is cut out")])
 def test_a_tokenizer_of_another_kind_is_refused_in_a_line(tmp_path, how, told):
     path = Path(write_smollm(tmp_path / "smol")) / "tokenizer.json"
     parts = json.loads(path.read_text())

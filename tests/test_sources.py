@@ -186,9 +186,10 @@ def test_every_format_gives_the_same_messages(tmp_path, ending):
 def test_what_is_not_a_list_of_messages_is_left_out_and_told(tmp_path, capsys):
     said_by_user = None, ["x"], [{"type": "text", "text": None}], [*in_parts("Q"), PICTURE]
     values = [], 7, ["x"], [{"role": "user"}], *([{"role": "user", "content": one}] for one in said_by_user)
-    rows = [{"messages": value} for value in values]
+    calls = [[*said("user: a"), {"role": "assistant", "content": "", name: [{}]}] for name in ("tool_calls", "function_call")]
+    rows = [{"messages": value} for value in (*values, *calls)]
     assert documents(write_lines(tmp_path / "a.jsonl", [*rows, {"messages": said("user: a")}])) == ["user: a"]
-    assert "9 rows, read messages of 1; 8 without text" in capsys.readouterr().out
+    assert "11 rows, read messages of 1; 10 without text" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("row, fields", [

@@ -158,6 +158,7 @@ def test_runs_share_the_gpus_and_the_cores(monkeypatch):
     shares = [environment(slot, 2, 2, Path("out")) for slot in range(2)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0,1", "2,3"]
     assert {share["OMP_NUM_THREADS"] for share in shares} == {"2"}
+    assert shares[0]["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "600"           # seconds to save in, under torchrun
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert environment(0, 2, 2, Path("out"))["OMP_NUM_THREADS"] == "3" and threads(4) == 3    # what is priced, too
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1")

@@ -43,6 +43,7 @@ class Probed(NamedTuple):
     """A run to be forecast, its L_im, the tokens of the feared Stage 3, and the probes in place of that."""
     run: Path
     measured_on: str         # what L_im is of: only runs of the same are ranked together
+    is_plain: bool           # whether it is of the kind that the tables in results/ have
     L_im: float
     feared_tokens: float     # of the Stage 3
     probes: list[Planned]
@@ -172,17 +173,29 @@ def probes_of(run: Path, args: Namespace) -> Probed:
         probes.append(Planned("finetune", settings, seed, home / "finetune", parent))
     if len({probe.out for probe in probes}) < len(probes):
         raise UserError("two of the --probe corpora have one name, rename one")
-    return Probed(run, measured_on(lineage, context), L_im, value(feared, "--tokens"), probes)
+    return Probed(run, measured_on(lineage, context), is_plain(lineage), L_im, value(feared, "--tokens"),
+                  probes)
 
 
 def measured_on(lineage: list[dict], context: int) -> str:
     """Say what a run's L_im is of: corpus, tokenizer, context, and the tokens that count."""
+    # Two folders may have one tokenizer: its fingerprint tells.
     pretrained = lineage[0]["args"]
+    tokenizer = pretrained["tokenizer"]
+    if tokenizer not in ("bytes", "gpt2"):
+        tokenizer = f"tokenizer {lineage[0]['tokenizer']}"
     checksum = lineage[0]["corpora"]["post"]["checksum"]
-    said = f"{stem(pretrained['post'])} ({checksum[:8]}), {stem(pretrained['tokenizer'])}, context {context}"
+    said = f"{stem(pretrained['post'])} ({checksum[:8]}), {tokenizer}, context {context}"
     if lineage[-1]["args"].get("loss_on") == "completion":
         said += ", completions only"
     return said
+
+
+def is_plain(lineage: list[dict]) -> bool:
+    """Tell whether losses are of single bytes, of all of them, and of a model that no --weights began."""
+    pretrained, posttrained = lineage[0]["args"], lineage[-1]["args"]
+    kind = (pretrained["tokenizer"], pretrained.get("weights"), posttrained.get("loss_on", "all"))
+    return kind == ("bytes", None, "all")
 
 
 def d_pre_of(entry: dict, run: Path) -> str:
@@ -218,8 +231,8 @@ def stage_3(args: Namespace) -> list[tuple[str, str]]:
 def calibrated(tables: dict[Path, list[Point]], probed: list[Probed]) -> Law | None:
     """Fit the law to tables' tasks that have such probes, or to those in results/ of the runs' preset.
 
-    None where results/ has none of a Stage 3 as long, at a rate as high and as low. Raises UserError if
-    tables have none, or are of another preset.
+    None where results/ has none of such losses, of a Stage 3 as long, at a rate as high and as low. Raises
+    UserError if tables have none, or are of another preset.
     """
     presets = {preset_of(one.probes[0]) for one in probed}
     for path, points in tables.items():
@@ -227,7 +240,7 @@ def calibrated(tables: dict[Path, list[Point]], probed: list[Probed]) -> Law | N
             raise UserError(f"{path} is of --preset {presets_in(points)}, the runs are of "
                             f"{' and '.join(sorted(presets))}: name a --calibration of their size")
     tasks = [task for path, points in tables.items() for task in tasks_in(path, points)]
-    if not tables and len(presets) == 1:
+    if not tables and len(presets) == 1 and all(one.is_plain for one in probed):
         tasks = published(*presets)
 
     # A law holds for the length of Stage 3, and between the rates, that it was fitted to.
@@ -263,8 +276,8 @@ def tell(probed: list[Probed], law: Law | None, args: Namespace) -> None:
         say(f"The numbers are of a D_ft like {args.probe[0]}, learned from {law.kinds} pipelines (or D_ft, "
             "if those are fewer): trust the order more.")
     elif of_law(args):
-        say("This ranks the runs. A number takes a --calibration of their preset and of such a Stage 3: as "
-            "long, at rates about this one.")
+        say("This ranks the runs. A number takes a --calibration of their preset, their kind of loss and "
+            "such a Stage 3: as long, at rates about this one.")
     else:
         say("This ranks the runs. A number takes a quarter of Stage 3 on one text like D_ft, --probe.")
 
