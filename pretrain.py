@@ -85,7 +85,8 @@ def main():
                          batch_size=args.batch)
     lam, alpha = n_post / len(post_windows), n_post / max(stream.length, 1)
     say(f"λ = {lam:.4g}, α = {alpha:.4g}: {n_pre * context:,} tokens of D_pre ({args.pre}), "
-        f"{n_post * context:,} of D_post ({args.post})")
+        f"{n_post * context:,} of D_post ({len(post_windows) * context:,} of the {len(post.train):,} in "
+        f"{args.post})")
 
     network = run.begin(model, stream)                  # on its device and ranks; --resume: from last.pt
     for step in run.steps():                            # between two steps: log, save, obey a signal

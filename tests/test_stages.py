@@ -22,6 +22,8 @@ from tests.test_tokens import write_vocabulary
 def test_the_chain_reports_the_four_losses_and_what_comes_next(stage):
     first = stage("pretrain", "--lam 0.5")
     assert first.status == 0 and "λ = 0.496, α = 0.1987" in first.out and first.err == ""
+    whole = len(corpus_of(read_checkpoint(Path("out/pretrain/ckpt.pt")).lineage, "post").train)
+    assert f"of D_post (4,000 of the {whole:,} in post.jsonl)" in first.out          # --post-tokens 4k
     assert "next: python posttrain.py --init out/pretrain\n" in first.out
     assert "next: python finetune.py --init out/posttrain\n" in stage("posttrain").out
     last = stage("finetune")
