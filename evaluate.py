@@ -236,9 +236,11 @@ def print_losses(runs: list[dict]) -> None:
     alike = {}
     for run in runs:
         settings = [sorted((OLD_DEFAULTS | entry["args"] | {"seed": ""}).items()) for entry in run["lineage"]]
-        alike.setdefault(str(settings), []).append(run)
+        seeds = str([entry["args"].get("seed") for entry in run["lineage"]])
+        alike.setdefault(str(settings), {}).setdefault(seeds, run)       # a copy of a run is no other seed
     rows = []
-    for same in alike.values():
+    for by_seeds in alike.values():
+        same = list(by_seeds.values())
         if len(same) > 1:
             title = f"{same[0]['run']} and {len(same) - 1} like it"
             rows.append([title, lam(same[0]), *(over_seeds(same, name) for name in names)])

@@ -102,7 +102,9 @@ def test_runs_that_differ_in_their_seed_are_averaged(stage):
     means = [loss["losses"]["L_pre"]["mean"] for loss in json.loads(run.out)[:2]]
     lines = evaluate(stage, "out/1 out/2 out/other").out.splitlines()
     (averaged,) = (line for line in lines if "1 like it" in line)
-    assert "like it" not in evaluate(stage, "out/1 out/../out/1 out/1/ckpt.pt").out      # one run is one seed
+    assert "like it" not in evaluate(stage, "out/1 out/../out/1 out/1/ckpt.pt").out      # one run is one seed,
+    shutil.copytree("out/1", "out/copy")
+    assert "like it" not in evaluate(stage, "out/1 out/copy").out                         # and so is its copy
 
     # Made before there was a flag, a run is like those that have its default.
     checkpoint = torch.load("out/2/ckpt.pt", weights_only=True)

@@ -14,6 +14,9 @@ import pytest
 import torch
 from torch.torch_version import TorchVersion
 
+from data.corpora import open_corpus
+from data.sources import find_source
+from data.tokenizers import load_tokenizer
 from model import GPT, configure
 from run import folder, loop, ranks
 from run.checkpoint import read_progress, save_checkpoint
@@ -150,6 +153,28 @@ def test_adamw_decays_matrices_only():
     assert len(decayed["params"]) == 1 + 2 * 7                                  # a tied head counted once
     assert len(spared["params"]) == 1 + 2 * 2
     assert optimizer.defaults["betas"] == (0.9, 0.95)
+
+
+def test_four_steps_by_hand(stage):
+    """AdamW's own formula: gradients clipped to norm 1, each step at its own rate, decay on matrices only."""
+    stage("pretrain", "--tokens 1024 --lr 0.01 --weight-decay 0.5")
+    torch.manual_seed(42)
+    model = GPT(configure("toy", 256, {"layers": 2, "width": 32, "mlp": 48, "heads": 2, "kv_heads": 1, "context": 32}))
+    windows = open_corpus("pre", find_source("pre.jsonl"), load_tokenizer("bytes")).windows(32, 8, seed=42, stage=1)
+    m = v = [0.0] * len(list(model.parameters()))
+    for step, rate in enumerate((0.005, 0.01, 0.01, 3e-4)):          # half of them warm up
+        batch = torch.stack([windows[8 * step + row] for row in range(8)])
+        gradients = torch.autograd.grad(model(batch[:, :-1], batch[:, 1:]).mean(), list(model.parameters()))
+        norm = torch.sqrt(sum((g ** 2).sum() for g in gradients))
+        assert norm > 1
+        m = [0.9 * a + 0.1 * g / norm for a, g in zip(m, gradients)]
+        v = [0.95 * b + 0.05 * (g / norm) ** 2 for b, g in zip(v, gradients)]
+        with torch.no_grad():
+            for w, a, b in zip(model.parameters(), m, v):
+                w *= 1 - rate * (0.5 if w.dim() == 2 else 0)
+                w -= rate * a / (1 - 0.9 ** (step + 1)) / ((b / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8)
+    for name, weight in weights("pretrain").items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 def test_schedule_and_clipping_are_applied(stage, monkeypatch):
