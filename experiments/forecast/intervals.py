@@ -44,8 +44,8 @@ def judge_intervals_by(probe: str, tasks: list[Task]) -> list[list[str]]:
     for pipeline in pipelines:
         there = [of_task for of_task in zip(tasks, forecasts, unprobed) if of_task[0].pipeline == pipeline]
         inside.append(np.mean([covered(task, probed) for task, probed, _ in there]))
-        with_probe = np.mean([missed(task, probed) ** 2 for task, probed, _ in there])
-        without = np.mean([missed(task, blind) ** 2 for task, _, blind in there])
+        with_probe = np.mean([(missed(task, probed) ** 2).mean() for task, probed, _ in there])
+        without = np.mean([(missed(task, blind) ** 2).mean() for task, _, blind in there])
         nearer.append(np.log(without / with_probe) / 2)
 
     # A pipeline is mostly held whole or missed whole, so that a few that are held say nothing. What an
